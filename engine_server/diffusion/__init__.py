@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure mathematics of the ring and the step, torch only; knows nothing of models."""

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers and payloads to message parts and back (`SPEC.md`, section 2). Nothing else touches bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_protocol import PROTOCOL_VERSION
+from shared_protocol import messages as m
+from shared_protocol.errors import DemonError
+from shared_protocol.timebase import samples_per_frame
+
+Floats = NDArray[np.float32]
+CHANNELS = 2
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(m.FROM_CLIENT | m.FROM_SERVER)
+_KNOWN_TYPES = frozenset(cls.__name__.lower() for cls in m.Message.__subclasses__())
+_RANGE_WORDS = ("Expected `int` >=", "Expected `int` <=", "Invalid enum value", "matching regex", "out of range")
+_PAYLOADS = {m.Feed: 2, m.Window: 1}
+
+
+class Packet(NamedTuple):
+    """A header and its payloads: `audio` `[2, samples]` of `Feed` and `Window`, `lanes` `[frames, lanes]` of `Feed`."""
+
+    header: m.Message
+    audio: Floats | None = None
+    lanes: Floats | None = None
+
+
+def encode(packet: Packet) -> list[bytes]:
+    """The parts of a message, in canonical form. Payload arrays must be float32; they are copied."""
+    parts = [_ENCODER.encode(packet.header)]
+    for payload in (packet.audio, packet.lanes):
+        if payload is not None:
+            parts.append(payload.astype("<f4", order="C", copy=False).tobytes())
+    return parts
+
+
+def decode(parts: Sequence[bytes], *, rate: int, lane_count: int) -> Packet:
+    """Check and decode a message; `rate` and `lane_count` are those of the track's `hello`.
+
+    Raises `DemonError` with `E_MALFORMED`, `E_UNKNOWN_MESSAGE`, `E_FIELD`, `E_PAYLOAD_SIZE` or `E_NOT_FINITE`.
+    """
+    if not parts:
+        raise DemonError("E_MALFORMED", "a message has at least one part")
+    header = _decode_header(parts[0])
+    if len(parts) != 1 + _PAYLOADS.get(type(header), 0):
+        raise DemonError("E_MALFORMED", f"{_type_of(header)} does not have {len(parts)} parts")
+    if isinstance(header, m.Feed):
+        samples = header.count * samples_per_frame(rate)
+        return Packet(
+            header,
+            _decode_floats(parts[1], (CHANNELS, samples), "audio"),
+            _decode_floats(parts[2], (header.count, lane_count), "lanes"),
+        )
+    if isinstance(header, m.Window):
+        samples = header.count * samples_per_frame(rate)
+        return Packet(header, _decode_floats(parts[1], (CHANNELS, samples), "audio"))
+    return Packet(header)
+
+
+def _type_of(header: m.Message) -> str:
+    return type(header).__name__.lower()
+
+
+def _decode_header(data: bytes) -> m.Message:
+    try:
+        header: m.Message = _DECODER.decode(data)
+        return header
+    except msgspec.ValidationError as error:
+        raise _explain(data, error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DemonError("E_MALFORMED", f"the header is not msgpack: {error}"[:1024]) from error
+
+
+def _explain(data: bytes, error: msgspec.ValidationError) -> DemonError:
+    """Tell an unknown type, a field out of range and a malformed header apart."""
+    try:
+        raw: Any = msgspec.msgpack.decode(data)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raw = None
+    if isinstance(raw, dict) and isinstance(raw.get("type"), str):
+        if raw["type"] not in _KNOWN_TYPES:
+            return DemonError("E_UNKNOWN_MESSAGE", f"no message has the type {raw['type'][:32]!r}")
+        if raw["type"] == "hello" and raw.get("protocol") != PROTOCOL_VERSION:  # its other fields may have changed
+            return DemonError("E_PROTOCOL_VERSION", version_mismatch(raw.get("protocol")))
+    if isinstance(error.__cause__, m.FieldError) or _is_range_error(str(error)):
+        return DemonError("E_FIELD", str(error)[:1024])
+    return DemonError("E_MALFORMED", str(error)[:1024])
+
+
+def version_mismatch(theirs: object) -> str:
+    """What to tell the user when the two ends differ."""
+    return f"this end speaks protocol {PROTOCOL_VERSION}, the other {theirs}: update the older one"
+
+
+def _is_range_error(text: str) -> bool:
+    """msgspec has one exception for a wrong type and a wrong value; only its text tells them apart."""
+    return any(word in text for word in _RANGE_WORDS)
+
+
+def _decode_floats(data: bytes, shape: tuple[int, int], name: str) -> Floats:
+    expected = shape[0] * shape[1] * 4
+    if len(data) != expected:
+        raise DemonError("E_PAYLOAD_SIZE", f"payload {name} has {len(data)} bytes; the header asks for {expected}")
+    values = np.frombuffer(data, dtype="<f4").reshape(shape)
+    if not np.isfinite(values).all():
+        raise DemonError("E_NOT_FINITE", f"payload {name} holds NaN or infinity")
+    return values
