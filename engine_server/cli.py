@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `demon` command."""
+
+from __future__ import annotations
+
+import os
+
+# Spinning OpenMP threads slow a tick tenfold beside any other busy process; must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from shared_protocol import DEFAULT_ENDPOINT
+from shared_protocol.errors import DemonError
+
+if TYPE_CHECKING:
+    from engine_server.tracks.engine import Engine
+
+console = Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="A checkpoint folder in the diffusers ACE-Step layout, or 'embedded'.")]
+Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+class _Commands(TyperGroup):
+    """Known errors become one line and an exit status, Ctrl-C ends cleanly."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except DemonError as error:
+            console.print(f"[red]{error.code}[/red]: {error.message}", highlight=False, soft_wrap=True)
+            raise typer.Exit(EXIT_ERROR) from error
+        except KeyboardInterrupt as stop:
+            console.print("interrupted; nothing was written")
+            raise typer.Exit(EXIT_INTERRUPTED) from stop
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def demon() -> None:
+    """DEMON Bridge: the engine behind the DEMON plugin."""
+
+
+@app.command()
+def serve(
+    model: Model = "embedded",
+    endpoint: Annotated[str, typer.Option(help="Loopback address to listen on.")] = DEFAULT_ENDPOINT,
+    depth: Depth = 4,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
+) -> None:
+    """Serve plugins until Ctrl-C."""
+    from engine_server.serve.server import Server, check_endpoint
+
+    check_endpoint(endpoint)
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    server = Server(load_engine(model, depth), endpoint)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: server.stop())
+    checkpoint = server.checkpoint
+    print(f"serving {server.endpoint}  {checkpoint.name} {checkpoint.content_hash[:12]}", flush=True)
+    server.run()
+
+
+@app.command()
+def render(
+    source: Annotated[Path, typer.Argument(help="Audio file: WAV or FLAC, mono or stereo, any rate from 8 to 192 kHz.")],
+    out: Annotated[Path, typer.Option(help="WAV to write, 32-bit float; a receipt is written beside it.")],
+    lane: Annotated[list[str] | None, typer.Option(help="NAME=VALUE or NAME=FILE.csv; may be repeated.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the music should become.")] = "",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
+    steps: Annotated[int, typer.Option(min=0, max=50, help="Denoising steps; 0 is the checkpoint's own number.")] = 0,
+    solver: Annotated[str, typer.Option(help="ode or sde.")] = "ode",
+    model: Model = "embedded",
+    depth: Depth = 4,
+) -> None:
+    """Bounce a file, with the same bits as through the plugin."""
+    from engine_server.files import read_audio, write_audio, write_json
+    from engine_server.progress import bounce_progress
+    from engine_server.tracks.curves import build_table, parse_lane
+    from engine_server.tracks.receipt import write_receipt
+    from engine_server.tracks.render import render as bounce
+    from shared_protocol.messages import Config
+    from shared_protocol.timebase import frames_to_cover
+
+    if solver not in ("ode", "sde"):
+        raise DemonError("E_FIELD", f"solver is {solver!r}; it must be ode or sde")
+    audio, rate = read_audio(source)
+    frames = frames_to_cover(audio.shape[1], rate)
+    curves = build_table(dict(parse_lane(text, frames) for text in lane or []), frames)
+    config = Config(prompt=prompt, seed=seed, steps=steps, solver=solver)  # type: ignore[arg-type]
+    engine = load_engine(model, depth)
+    with bounce_progress(console, frames, engine_hop(engine)) as on_window:
+        result = bounce(engine, audio, rate, curves, config, on_window=on_window)
+    write_audio(out, result, rate)
+    receipt = write_receipt(
+        checkpoint=engine.checkpoint.name,
+        checkpoint_hash=engine.checkpoint.content_hash,
+        backend=engine.backend,
+        rate=rate,
+        config=config,
+        source=audio,
+        curves=curves,
+        result=result,
+    )
+    write_json(out.with_suffix(".receipt.json"), receipt)
+    console.print(f"{out}  {audio.shape[1] / rate:.1f} s  result {receipt.result_sha256[:16]}")
+
+
+def load_engine(model: str, depth: int) -> Engine:
+    """Import torch, load the checkpoint and make the engine, saying so meanwhile."""
+    with console.status(f"loading {model}"):
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        from engine_server.model.checkpoint import load_checkpoint
+        from engine_server.tracks.engine import Engine
+
+        for library in (diffusers_logging, transformers_logging):
+            library.disable_progress_bar()
+            library.set_verbosity_error()
+        return Engine(load_checkpoint(model), depth=depth)
+
+
+def engine_hop(engine: Engine) -> int:
+    """Frames of a hop, to count hops for the user."""
+    return engine.checkpoint.settings.geometry.hop
+
+
+if __name__ == "__main__":
+    app()

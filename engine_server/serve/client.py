@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server knows of one connected plugin: its lanes, when it was heard, and the windows it has not acknowledged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from engine_server.tracks.track import MAX_FRAMES_AHEAD, AudioWindow
+from shared_protocol.codec import Floats
+from shared_protocol.errors import DemonError
+from shared_protocol.lanes import load_lanes
+from shared_protocol.messages import Hello
+
+RESEND_AFTER_S = 2.0
+
+
+@dataclass
+class _Pending:
+    window: AudioWindow
+    sent_at: float | None = None
+
+
+@dataclass
+class Client:
+    """One routing id. Belongs to the socket thread."""
+
+    routing_id: bytes
+    last_heard: float
+    hello: Hello | None = None
+    _outbox: list[_Pending] = field(default_factory=list)
+
+    @property
+    def track_id(self) -> str:
+        """Names the track in the engine and the log."""
+        return self.routing_id.hex()
+
+    def greet(self, hello: Hello) -> None:
+        """Start over, as `hello` asks."""
+        self.hello = hello
+        self._outbox.clear()
+        rows = load_lanes()
+        infinite = float("inf")
+        self._low = np.array([rows[i].minimum if i in rows else -infinite for i in hello.lanes], dtype=np.float32)
+        self._high = np.array([rows[i].maximum if i in rows else infinite for i in hello.lanes], dtype=np.float32)
+
+    def check_feed(self, lanes: Floats) -> None:
+        """Raise DemonError `E_LANE_RANGE` or `E_LIMIT`. Unknown lanes may hold any finite value."""
+        assert self.hello is not None
+        outside = ((lanes < self._low) | (lanes > self._high)).any(axis=0)
+        if outside.any():
+            lane = load_lanes()[self.hello.lanes[int(np.flatnonzero(outside)[0])]]
+            raise DemonError("E_LANE_RANGE", f"{lane.id} takes values from {lane.minimum:g} to {lane.maximum:g}")
+        if sum(pending.window.count for pending in self._outbox) > MAX_FRAMES_AHEAD:
+            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_AHEAD} frames of windows wait to be acknowledged")
+
+    def deliver(self, window: AudioWindow) -> None:
+        """Queue a finished window."""
+        self._outbox.append(_Pending(window))
+
+    def acknowledge(self, epoch: int, wanted: int, now: float) -> None:
+        """Forget what has arrived (all, if epoch is 0); what was sent long ago and is still wanted becomes due again."""
+        self._outbox = [
+            pending
+            for pending in self._outbox
+            if epoch and (pending.window.epoch, pending.window.frame + pending.window.count) > (epoch, wanted)
+        ]
+        oldest = self._outbox[0].sent_at if self._outbox else None
+        if oldest is not None and now - oldest > RESEND_AFTER_S:
+            for pending in self._outbox:
+                pending.sent_at = None
+
+    def drop(self, epoch: int) -> None:
+        """Forget the windows of an epoch."""
+        self._outbox = [pending for pending in self._outbox if pending.window.epoch != epoch]
+
+    def due(self) -> AudioWindow | None:
+        """The next window to send."""
+        return next((pending.window for pending in self._outbox if pending.sent_at is None), None)
+
+    def mark_sent(self, window: AudioWindow, now: float) -> None:
+        """`window`, from `due`, is on its way."""
+        for pending in self._outbox:
+            if pending.window is window:
+                pending.sent_at = now

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: all tracks over shared rings. One call of `step` admits, ticks and decodes."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from engine_server.diffusion.ring import Ring, RingShape
+from engine_server.model.checkpoint import Checkpoint
+from engine_server.tracks.track import AudioWindow, HopId, Track
+from shared_protocol.timebase import FRAMES_PER_SECOND
+
+DEFAULT_DEPTH = 4
+"""Slots of a ring. The smallest batch at which a row's bits do not depend on the batch (float32 on CPUs)."""
+
+
+@dataclass(frozen=True)
+class HopProgress:
+    """How far a hop in flight has come."""
+
+    hop: HopId
+    step: int
+    steps: int
+
+
+@dataclass
+class StepResult:
+    """What one step brought: finished windows, and the tracks that failed with the reason."""
+
+    windows: list[AudioWindow] = field(default_factory=list)
+    failures: list[tuple[HopId, Exception]] = field(default_factory=list)
+
+
+class Engine:
+    """Tracks share rings: one ring for each window length and condition length. One thread at a time."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, depth: int = DEFAULT_DEPTH, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.tracks: dict[str, Track] = {}
+        self._depth = depth
+        self._clock = clock
+        self._rings: dict[tuple[int, int], Ring] = {}
+        self._deadlines: dict[HopId, float] = {}
+
+    @property
+    def backend(self) -> str:
+        """What computes, in words; part of every receipt."""
+        return f"eager cpu float32, {torch.get_num_threads()} threads"
+
+    def remove(self, track_id: str) -> None:
+        """Forget a track and everything in flight for it."""
+        self.tracks.pop(track_id, None)
+        self._cancel(lambda hop: hop.track == track_id)
+
+    def drop(self, track_id: str, epoch: int) -> None:
+        """Forget an epoch of a track and everything in flight for it."""
+        if track_id in self.tracks:
+            self.tracks[track_id].drop(epoch)
+        self._cancel(lambda hop: hop.track == track_id and hop.epoch == epoch)
+
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return any(ring.busy for ring in self._rings.values()) or any(t.next_hop() for t in self.tracks.values())
+
+    def progress(self) -> list[HopProgress]:
+        """Every hop in flight."""
+        slots = itertools.chain.from_iterable(ring.progress() for ring in self._rings.values())
+        return [HopProgress(slot.request_id, slot.step, slot.steps) for slot in slots if isinstance(slot.request_id, HopId)]
+
+    def step(self) -> StepResult:
+        """Fill free slots, earliest deadline first, tick every busy ring once, decode what has become ready.
+
+        A track whose hop cannot be prepared or decoded fails alone: its epoch is dropped and reported.
+        """
+        result = StepResult()
+        self._admit(result)
+        for ring in self._rings.values():
+            if not ring.busy:
+                continue
+            for completion in ring.tick():
+                hop = completion.request_id
+                assert isinstance(hop, HopId)
+                self._deadlines.pop(hop, None)
+                self._guard(hop, result, lambda hop=hop, latent=completion.latent: self._complete(hop, latent, result))
+        return result
+
+    def _admit(self, result: StepResult) -> None:
+        waiting = [hop for track in self.tracks.values() if (hop := track.next_hop())]
+        while waiting:
+            hop = min(waiting, key=self._deadline)
+            waiting.remove(hop)
+            track = self.tracks[hop.track]
+            ring = self._ring_for(track)
+            if not ring.has_free_slot():
+                continue
+            self._guard(hop, result, lambda hop=hop, track=track, ring=ring: ring.admit(track.take(hop)))
+            if following := track.next_hop():
+                waiting.append(following)
+
+    def _complete(self, hop: HopId, latent: torch.Tensor, result: StepResult) -> None:
+        if track := self.tracks.get(hop.track):
+            result.windows += track.complete(hop, latent)
+
+    def _guard(self, hop: HopId, result: StepResult, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # reported to the one track that it concerns; the others go on
+            self.drop(hop.track, hop.epoch)
+            result.failures.append((hop, error))
+
+    def _deadline(self, hop: HopId) -> tuple[bool, float]:
+        """Live tracks before bounces; then by the time at which the host needs the hop, counted from when it was ready."""
+        track = self.tracks[hop.track]
+        if hop not in self._deadlines:
+            slack = (track.latency - track.geometry.minimum_latency) / FRAMES_PER_SECOND
+            self._deadlines[hop] = self._clock() + slack
+        return track.is_offline(hop), self._deadlines[hop]
+
+    def _ring_for(self, track: Track) -> Ring:
+        tokens = track.condition().mask.shape[1]
+        key = (track.geometry.window_frames, tokens)
+        if key not in self._rings:
+            shape = RingShape(
+                depth=self._depth,
+                frames=track.geometry.window_frames,
+                channels=self.checkpoint.codec.latent_channels,
+                tokens=tokens,
+                width=self.checkpoint.condition_width,
+            )
+            self._rings[key] = Ring(self.checkpoint.decoder, shape)
+        return self._rings[key]
+
+    def _cancel(self, concerns: Callable[[HopId], bool]) -> None:
+        for ring in self._rings.values():
+            for slot in ring.progress():
+                if isinstance(slot.request_id, HopId) and concerns(slot.request_id):
+                    ring.cancel(slot.request_id)
+        for hop in [hop for hop in self._deadlines if concerns(hop)]:
+            del self._deadlines[hop]

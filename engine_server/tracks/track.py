@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One track: its configuration, its epochs, and the way from input to slot requests to windows of audio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine_server.diffusion.noise import PositionNoise
+from engine_server.diffusion.ring import SlotRequest
+from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.conditioning import Condition
+from engine_server.tracks.geometry import Span, WindowGeometry
+from engine_server.tracks.resample import margin
+from engine_server.tracks.stitch import Stitcher
+from engine_server.tracks.timeline import Timeline
+from shared_protocol.codec import Floats
+from shared_protocol.errors import DemonError
+from shared_protocol.messages import Config
+
+MAX_FRAMES_AHEAD = 3000
+"""Input that a client may feed beyond its last finished hop: two minutes."""
+MAX_EPOCHS = 64
+ACTED_LANES = ("denoise", "velocity_scale", "source_blend", "ode_noise", "initial_noise", "shift", "structure")
+"""Lanes that the engine acts on today; the others are declared in the table and greyed out by the client."""
+
+
+@dataclass(frozen=True)
+class HopId:
+    """Names a hop of a track's epoch; identifies its slot request."""
+
+    track: str
+    epoch: int
+    hop: int
+
+
+@dataclass(frozen=True)
+class AudioWindow:
+    """Finished audio `[2, count frames]` at the track's rate, from `frame` on."""
+
+    track: str
+    epoch: int
+    frame: int
+    count: int
+    audio: Floats
+
+
+def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
+    """The window geometry that a checkpoint asks for, at a host's rate."""
+    sizes, codec = checkpoint.settings.geometry, checkpoint.codec
+    return WindowGeometry(
+        hop=sizes.hop,
+        past=sizes.past,
+        lookahead=sizes.lookahead,
+        crossfade=sizes.crossfade,
+        encoder_margin=codec.encoder_margin,
+        decoder_margin=codec.decoder_margin,
+        resampler_margin=margin(rate),
+    )
+
+
+class _Epoch:
+    """One unbroken run: which hops have been asked for, and which audio has been handed out."""
+
+    def __init__(self, timeline: Timeline, stitcher: Stitcher, geometry: WindowGeometry, deliver_from: int, offline: bool):
+        self.timeline = timeline
+        self.stitcher = stitcher
+        self.offline = offline
+        self.next_audio_frame = deliver_from
+        self.next_audio_hop = geometry.hop_finishing_audio(deliver_from)
+        first_hop = geometry.hop_of(timeline.start)
+        self.next_hop = max(first_hop, geometry.first_hop_for_audio(self.next_audio_hop))
+
+    def is_done(self) -> bool:
+        """Whether the input has ended and all its audio has been handed out."""
+        return self.timeline.end is not None and self.next_audio_frame >= self.timeline.end
+
+
+class Track:
+    """See the module. One thread at a time; raises DemonError for what a client did wrong."""
+
+    def __init__(
+        self, track_id: str, checkpoint: Checkpoint, *, rate: int, latency: int, lanes: Sequence[str], config: Config
+    ) -> None:
+        self.id = track_id
+        self.geometry = track_geometry(checkpoint, rate)
+        if latency < self.geometry.minimum_latency:
+            raise DemonError(
+                "E_LATENCY", f"the latency is {latency} frames; this model needs at least {self.geometry.minimum_latency}"
+            )
+        self.latency = latency
+        self.config = config
+        self._checkpoint = checkpoint
+        self._rate = rate
+        self._lanes = tuple(lanes)
+        self._epochs: dict[int, _Epoch] = {}
+        self.newest_epoch = 0
+
+    @property
+    def expected(self) -> int:
+        """Next frame of input expected for the newest epoch, 0 if it is gone."""
+        epoch = self._epochs.get(self.newest_epoch)
+        return epoch.timeline.expected if epoch else 0
+
+    def begin(self, epoch: int, *, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
+        """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
+        if epoch <= self.newest_epoch:
+            raise DemonError("E_EPOCH", f"epoch {epoch} does not come after epoch {self.newest_epoch}")
+        if len(self._epochs) >= MAX_EPOCHS:
+            raise DemonError("E_LIMIT", f"more than {MAX_EPOCHS} epochs are unfinished")
+        timeline = Timeline(
+            self._checkpoint, self.geometry, rate=self._rate, lanes=self._lanes, start_sample=start, feed_from=feed_from
+        )
+        if deliver_from < timeline.start:
+            raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {timeline.start}")
+        stitcher = Stitcher(self._checkpoint, self.geometry, rate=self._rate, start_frame=timeline.start)
+        run = _Epoch(timeline, stitcher, self.geometry, deliver_from, offline)
+        latest = max(timeline.start, self.geometry.input_needed_from(run.next_hop))
+        if not timeline.start <= feed_from <= latest:
+            raise DemonError("E_FIELD", f"feed_from {feed_from} must lie between {timeline.start} and {latest}")
+        self._epochs[epoch] = run
+        self.newest_epoch = epoch
+
+    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
+        """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_LIMIT`."""
+        run = self._epoch(epoch)
+        if frame + lanes.shape[0] - run.next_audio_frame > MAX_FRAMES_AHEAD:
+            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_AHEAD} frames of input are waiting")
+        run.timeline.feed(frame, audio, lanes)
+
+    def finish(self, epoch: int, frame: int) -> None:
+        """The epoch's input is complete. Raises `E_EPOCH`, `E_FEED_GAP`."""
+        self._epoch(epoch).timeline.finish(frame)
+        self._close_finished()
+
+    def drop(self, epoch: int) -> None:
+        """Forget an epoch, if it is still there."""
+        self._epochs.pop(epoch, None)
+
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether the epoch still has audio to hand out."""
+        return epoch in self._epochs
+
+    def next_hop(self) -> HopId | None:
+        """The next hop whose input is complete, oldest epoch first; None if the track waits for input."""
+        for epoch, run in self._epochs.items():
+            end = run.timeline.end
+            if end is not None and self.geometry.audio_span(run.next_hop - 1).stop >= end:
+                continue
+            if run.timeline.has_input_for(self.geometry.window_span(run.next_hop)):
+                return HopId(self.id, epoch, run.next_hop)
+            return None
+        return None
+
+    def is_offline(self, hop: HopId) -> bool:
+        """Whether a hop belongs to a bounce."""
+        return self._epochs[hop.epoch].offline
+
+    def condition(self) -> Condition:
+        """The encoded prompt, `[1, L, E]`."""
+        return self._checkpoint.condition(self.config.prompt)
+
+    def take(self, hop: HopId) -> SlotRequest:
+        """The slot request of `next_hop()`, which then moves on."""
+        run = self._epochs[hop.epoch]
+        window = self.geometry.window_span(hop.hop)
+        first_of_hop = Span(window.first + self.geometry.past, window.first + self.geometry.past + 1)
+        source = run.timeline.source(window)
+        condition = self.condition()
+        lane = run.timeline.lane
+        run.next_hop += 1
+        run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
+        return SlotRequest(
+            request_id=hop,
+            noise=PositionNoise(self.config.seed, window.first),
+            source=source,
+            context=self._context(source, float(lane("structure", first_of_hop)[0])),
+            states=condition.states[0],
+            mask=condition.mask[0],
+            denoise=lane("denoise", window),
+            velocity_scale=lane("velocity_scale", window),
+            source_blend=lane("source_blend", window),
+            ode_noise=lane("ode_noise", window),
+            initial_noise=lane("initial_noise", window),
+            steps=self.config.steps or self._checkpoint.settings.steps,
+            shift=float(lane("shift", first_of_hop)[0]) or self._checkpoint.settings.shift,
+            solver=self.config.solver,
+        )
+
+    def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]:
+        """Take a finished hop `[T, C]`; the windows that it makes ready, in order."""
+        run = self._epochs.get(hop.epoch)
+        if run is None:
+            return []
+        run.stitcher.add(hop.hop, latent)
+        windows = []
+        while run.stitcher.can_decode(run.next_audio_hop):
+            audio = run.stitcher.decode(run.next_audio_hop)
+            span = self.geometry.audio_span(run.next_audio_hop)
+            skip = run.next_audio_frame - span.first
+            size = audio.shape[1] // len(span)
+            windows.append(AudioWindow(self.id, hop.epoch, run.next_audio_frame, len(span) - skip, audio[:, skip * size :]))
+            run.next_audio_frame = span.stop
+            run.next_audio_hop += 1
+            run.stitcher.forget_before(run.next_audio_hop)
+        self._close_finished()
+        return windows
+
+    def _context(self, source: torch.Tensor, structure: float) -> torch.Tensor:
+        """`[T, 2C]`: the source's structure, faded towards the silence latent, and the mask of ones."""
+        context = self._checkpoint.context(source)
+        silence = self._checkpoint.silence
+        channels = silence.shape[0]
+        faded = structure * context[:, :channels] + (1.0 - structure) * silence
+        return torch.cat([faded, context[:, channels:]], dim=-1)
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            raise DemonError("E_EPOCH", f"epoch {epoch} is not open")
+        return self._epochs[epoch]
+
+    def _close_finished(self) -> None:
+        for epoch in [number for number, run in self._epochs.items() if run.is_done()]:
+            del self._epochs[epoch]

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported anywhere: spinning threads slow everything down on a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "python"))
+sys.path.insert(0, str(HERE / "hosts"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Folder of a tiny checkpoint with random weights."""
+    from tiny_checkpoint import build_tiny_checkpoint
+
+    return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The tiny checkpoint, loaded."""
+    from engine_server.model.checkpoint import load_checkpoint
+
+    return load_checkpoint(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def fixtures():
+    """Folder of the music that tests and demo use."""
+    return HERE / "fixtures"

@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From input to windows of audio: planning, stitching, resuming, and lanes that are heard where they are drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soxr
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from engine_server.tracks.curves import build_table, parse_lane, read_curve
+from engine_server.tracks.engine import Engine
+from engine_server.tracks.geometry import WindowGeometry
+from engine_server.tracks.render import render
+from engine_server.tracks.resample import FILTER_FRAMES, resample_span
+from engine_server.tracks.track import Track
+from shared_protocol.errors import DemonError
+from shared_protocol.messages import Config
+from shared_protocol.timebase import samples_per_frame
+
+CONFIG = Config(prompt="strings", seed=7, steps=0, solver="ode")
+RATE, FRAME = 48_000, 1920
+FRAMES = 150
+
+
+def music(frames=FRAMES, rate=RATE, seed=0):
+    """Noise bursts and tones, different everywhere."""
+    samples = frames * samples_per_frame(rate)
+    t = np.arange(samples) / rate
+    noise = np.random.default_rng(seed).standard_normal((2, samples)) * (np.sin(2 * np.pi * t) > 0.5)
+    return (0.2 * np.sin(2 * np.pi * 220 * t + np.sin(t)) + 0.05 * noise).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny):
+    return Engine(tiny)
+
+
+@pytest.fixture(scope="module")
+def plain(engine):
+    """A bounce with denoise 0.6 throughout."""
+    return render(engine, music(), RATE, build_table({"denoise": 0.6}, FRAMES), CONFIG)
+
+
+def bounce(engine, *, lanes=None, config=CONFIG, source=None, rate=RATE):
+    source = music(rate=rate) if source is None else source
+    frames = -(-source.shape[1] // samples_per_frame(rate))
+    return render(engine, source, rate, build_table({"denoise": 0.6} | (lanes or {}), frames), config)
+
+
+geometries = st.builds(
+    dict,
+    hop=st.integers(1, 40).map(lambda n: 2 * n),
+    past=st.integers(0, 10),
+    lookahead=st.integers(1, 40).map(lambda n: 2 * n),
+    crossfade=st.integers(0, 20),
+    encoder_margin=st.integers(0, 10),
+    decoder_margin=st.integers(0, 20),
+    resampler_margin=st.integers(0, 2),
+)
+
+
+def build_geometry(sizes):
+    chunk = np.gcd(sizes["hop"], sizes["lookahead"])
+    try:
+        return WindowGeometry(**(sizes | {"past": int(sizes["past"] * chunk)}))
+    except DemonError:
+        assume(False)
+
+
+@given(geometries, st.integers(-500, 500))
+def test_audio_spans_tile_the_timeline_and_their_input_is_there_in_time(sizes, k):
+    g = build_geometry(sizes)
+    assert g.audio_span(k).stop == g.audio_span(k + 1).first
+    assert g.hop_finishing_audio(g.audio_span(k).first) == g.hop_finishing_audio(g.audio_span(k).stop - 1) == k
+    last_input = g.chunk_input(g.chunk_of(g.window_span(k).stop - 1)).stop
+    assert last_input - g.audio_span(k).first <= g.minimum_latency
+    first_hop = g.first_hop_for_audio(k)
+    assert g.hop_span(first_hop).first <= g.latent_span(k).first
+    assert g.input_needed_from(first_hop) >= g.audio_span(k).stop - 1 - g.retain
+    assert g.window_span(k).first % g.chunk == g.window_span(k).stop % g.chunk == 0
+
+
+@pytest.mark.parametrize("wrong", [{"hop": 7}, {"lookahead": 10}, {"past": 33}, {"crossfade": 60}, {"hop": 0}])
+def test_geometries_that_contradict_themselves_are_refused(wrong):
+    good = {"hop": 20, "past": 100, "lookahead": 20, "crossfade": 6, "encoder_margin": 4, "decoder_margin": 7}
+    WindowGeometry(**good)
+    with pytest.raises(DemonError, match="E_FIELD"):
+        WindowGeometry(**(good | wrong))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 44100, 88200, 96000, 192000])
+def test_resampling_a_span_equals_resampling_the_whole(rate):
+    audio = music(30, rate)
+    size, cut = samples_per_frame(rate), FILTER_FRAMES
+    whole = soxr.resample(audio.T, rate, RATE, quality="VHQ").T
+    part = resample_span(audio[:, (10 - cut) * size : (20 + cut) * size], rate, RATE)
+    np.testing.assert_allclose(part, whole[:, 10 * FRAME : 20 * FRAME], atol=1e-7)
+
+
+def test_two_bounces_have_the_same_bits(engine, plain, tiny):
+    assert np.array_equal(plain, bounce(engine))
+    assert np.array_equal(plain, bounce(Engine(tiny, depth=8)))
+    assert not np.allclose(plain, bounce(engine, config=Config("strings", 8, 0, "ode")), atol=1e-3)
+
+
+def test_the_prompt_is_heard(engine, plain):
+    assert not np.array_equal(plain, bounce(engine, config=Config("piano", 7, 0, "ode")))
+
+
+@pytest.mark.parametrize("solver", ["ode", "sde"])
+def test_a_source_held_throughout_comes_back_as_the_codec_alone_gives_it(engine, tiny, solver):
+    """Windowed coding equals full coding, and every sample is where it was."""
+    source = np.zeros((2, FRAMES * FRAME), dtype=np.float32)
+    source[:, 5000::17_111] = 0.9
+    held = bounce(engine, source=source, lanes={"source_blend": 0.0}, config=Config("", 1, 0, solver))
+    tail = np.zeros((2, 40 * FRAME), dtype=np.float32)
+    with torch.no_grad():
+        latents = tiny.codec.encode(torch.from_numpy(np.concatenate([source, tail], axis=1))[None])
+        head = tiny.silence.expand(1, 40, -1)
+        full = tiny.codec.decode(torch.cat([head, latents], dim=1))[0].numpy()[:, 40 * FRAME : -40 * FRAME]
+    np.testing.assert_allclose(held, full, atol=1e-6)
+    assert np.array_equal(held, bounce(engine, source=source, lanes={"denoise": 0.0}))
+
+
+def test_a_step_is_heard_from_its_frame_on_and_not_before(engine, tiny):
+    step_frame = 77
+    blend = np.where(np.arange(FRAMES) < step_frame, 1.0, 0.0).astype(np.float32)
+    free, stepped = bounce(engine, lanes={"source_blend": 1.0}), bounce(engine, lanes={"source_blend": blend})
+    held = bounce(engine, lanes={"source_blend": 0.0})
+    geometry, reach = WindowGeometryOf(tiny), tiny.codec.decoder_margin
+    untouched = max(k for k in range(20) if geometry.window_span(k).stop <= step_frame)
+    same = geometry.audio_span(untouched).stop * FRAME
+    assert np.array_equal(free[:, :same], stepped[:, :same])
+    after = (step_frame + reach) * FRAME
+    assert np.array_equal(held[:, after:], stepped[:, after:])
+    at = slice(step_frame * FRAME, (step_frame + 1) * FRAME)
+    before = slice((step_frame - 1) * FRAME, step_frame * FRAME)
+    error_at, error_before = (np.abs(stepped[:, s] - held[:, s]).mean() for s in (at, before))
+    assert error_at < 0.7 * error_before
+
+
+def WindowGeometryOf(checkpoint):  # noqa: N802
+    from engine_server.tracks.track import track_geometry
+
+    return track_geometry(checkpoint, RATE)
+
+
+def drive(engine, track, feed, *, until):
+    """Feed a track and step the engine until so many frames of audio have come; `[2, frames]`."""
+    engine.tracks[track.id] = track
+    windows, got = [], 0
+    while got < until:
+        progressed = feed()
+        result = engine.step()
+        assert not result.failures
+        windows += [w for w in result.windows if w.track == track.id]
+        got = sum(w.count for w in windows)
+        assert progressed or engine.has_work()
+    engine.remove(track.id)
+    return np.concatenate([w.audio for w in windows], axis=1)
+
+
+def new_track(tiny, name="t", rate=RATE, latency=150, config=CONFIG):
+    return Track(name, tiny, rate=rate, latency=latency, lanes=["denoise", "an unknown lane"], config=config)
+
+
+def feeder(track, source, *, first=0, chunk=7, epoch=1, value=0.6):
+    """Feeds so many frames a call, silence after the source's end."""
+    position = first
+
+    def feed():
+        nonlocal position
+        audio = np.zeros((2, chunk * FRAME), dtype=np.float32)
+        part = source[:, max(0, position) * FRAME : (position + chunk) * FRAME]
+        audio[:, : part.shape[1]] = part
+        lanes = np.full((chunk, 2), value, dtype=np.float32)
+        lanes[:, 1] = 1e9
+        track.feed(epoch, position, audio, lanes)
+        position += chunk
+        return True
+
+    return feed
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_the_size_of_the_feeds_does_not_matter(engine, tiny, plain, chunk):
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    audio = drive(engine, track, feeder(track, music(), chunk=chunk), until=FRAMES)
+    assert np.array_equal(audio[:, : plain.shape[1]], plain)
+
+
+@pytest.mark.parametrize("deliver_from", [0, 1, 19, 40, 77, 120])
+def test_a_resumed_epoch_goes_on_with_the_same_bits(engine, tiny, plain, deliver_from):
+    track = new_track(tiny)
+    feed_from = max(0, deliver_from - track.geometry.retain)
+    track.begin(1, start=0, feed_from=feed_from, deliver_from=deliver_from, offline=True)
+    audio = drive(engine, track, feeder(track, music(), first=feed_from), until=FRAMES - deliver_from)
+    assert np.array_equal(audio[:, : (FRAMES - deliver_from) * FRAME], plain[:, deliver_from * FRAME :])
+
+
+def test_resuming_without_enough_input_is_refused(tiny):
+    track = new_track(tiny)
+    with pytest.raises(DemonError, match="feed_from"):
+        track.begin(1, start=0, feed_from=100, deliver_from=110, offline=True)
+
+
+def test_other_tracks_do_not_change_a_tracks_bits(engine, tiny, plain):
+    others = [new_track(tiny, f"other{k}", config=Config("noise", k, 3, "sde")) for k in range(3)]
+    for other in others:
+        other.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+        engine.tracks[other.id] = other
+        feeder(other, music(seed=other.config.seed), chunk=64)()
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    audio = drive(engine, track, feeder(track, music()), until=FRAMES)
+    for other in others:
+        engine.remove(other.id)
+    assert np.array_equal(audio[:, : plain.shape[1]], plain)
+
+
+def test_a_timeline_position_does_not_change_the_sound_of_silence_before_it(engine, tiny):
+    """An epoch that starts inside a hop, at a negative position, ends exactly where it was ended."""
+    track = new_track(tiny)
+    start = -33 * FRAME + 100
+    track.begin(3, start=start, feed_from=-33, deliver_from=-33, offline=False)
+    feeder(track, music(), first=-33, chunk=50, epoch=3)()
+    track.finish(3, 17)
+    engine.tracks[track.id] = track
+    windows = []
+    while engine.has_work():
+        windows += engine.step().windows
+    engine.remove(track.id)
+    assert windows[0].frame == -33
+    assert all(a.frame + a.count == b.frame for a, b in zip(windows, windows[1:], strict=False))
+    assert windows[-1].frame + windows[-1].count >= 17
+    assert not track.has_epoch(3)
+
+
+def test_a_dropped_epoch_leaves_nothing_in_flight(engine, tiny):
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+    engine.tracks[track.id] = track
+    feed = feeder(track, music(), chunk=64)
+    feed()
+    feed()
+    engine.step()
+    assert engine.progress()
+    engine.drop(track.id, 1)
+    assert not engine.progress()
+    assert not engine.has_work()
+    engine.remove(track.id)
+
+
+def test_what_a_client_may_do_wrong_has_a_name(tiny):
+    def code_of(action):
+        with pytest.raises(DemonError) as caught:
+            action()
+        return caught.value.code
+
+    assert code_of(lambda: new_track(tiny, latency=10)) == "E_LATENCY"
+    track = new_track(tiny)
+    silence, lanes = np.zeros((2, FRAME), dtype=np.float32), np.zeros((1, 2), dtype=np.float32)
+    assert code_of(lambda: track.feed(1, 0, silence, lanes)) == "E_EPOCH"
+    track.begin(2, start=0, feed_from=0, deliver_from=0, offline=False)
+    assert code_of(lambda: track.begin(2, start=0, feed_from=0, deliver_from=0, offline=False)) == "E_EPOCH"
+    assert code_of(lambda: track.feed(2, 5, silence, lanes)) == "E_FEED_GAP"
+    assert code_of(lambda: track.finish(2, 5)) == "E_FEED_GAP"
+    track.feed(2, 0, silence, lanes)
+    track.feed(2, 0, silence, lanes)  # a repeat is harmless
+    assert track.expected == 1
+    track.finish(2, 1)
+    assert code_of(lambda: track.feed(2, 1, silence, lanes)) == "E_EPOCH"
+    full = new_track(tiny)
+    full.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+    feed = feeder(full, music(), chunk=64)
+    assert code_of(lambda: [feed() for _ in range(60)]) == "E_LIMIT"
+
+
+def test_a_hop_that_fails_costs_its_own_track_only(tiny, plain):
+    engine = Engine(tiny)
+    broken, good = new_track(tiny, "broken"), new_track(tiny, "good")
+    for track in (broken, good):
+        track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+        engine.tracks[track.id] = track
+    broken.take = lambda hop: (_ for _ in ()).throw(RuntimeError("no memory"))
+    feeder(broken, music(), chunk=64)()
+    feed = feeder(good, music(), chunk=64)
+    failures, windows = [], []
+    while sum(w.count for w in windows) < FRAMES:
+        feed()
+        result = engine.step()
+        failures += result.failures
+        windows += result.windows
+    assert [hop.track for hop, _ in failures] == ["broken"]
+    audio = np.concatenate([w.audio for w in windows], axis=1)
+    assert np.array_equal(audio[:, : plain.shape[1]], plain)
+
+
+@pytest.mark.parametrize("rate", [44_100, 96_000])
+def test_other_rates_keep_length_and_place(engine, rate):
+    size = samples_per_frame(rate)
+    audio = bounce(engine, source=music(100, rate)[:, : 99 * size + 17], rate=rate)
+    assert audio.shape == (2, 99 * size + 17)
+    assert np.array_equal(audio, bounce(engine, source=music(100, rate)[:, : 99 * size + 17], rate=rate))
+
+
+def test_curves_from_files(tmp_path):
+    (tmp_path / "steps.csv").write_text("seconds,value\n0.04,0.25\n0.12,1\n")
+    np.testing.assert_array_equal(read_curve(tmp_path / "steps.csv", 5), np.float32([0.25, 0.25, 0.25, 1, 1]))
+    (tmp_path / "values.csv").write_text("0.5\n0.75\n")
+    lane, curve = parse_lane(f"denoise={tmp_path / 'values.csv'}", 4)
+    table = build_table({lane: curve}, 4)
+    np.testing.assert_array_equal(table.values[:, 0], np.float32([0.5, 0.75, 0.75, 0.75]))
+    assert parse_lane("shift=2", 4) == ("shift", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("denoise", "E_LANE_UNKNOWN"),
+        ("loudness=1", "E_LANE_UNKNOWN"),
+        ("mix=1", "E_LANE_UNKNOWN"),
+        ("denoise=missing.csv", "E_CURVE_FILE"),
+        ("denoise=1.5", "E_LANE_RANGE"),
+        ("denoise=nan", "E_LANE_RANGE"),
+    ],
+)
+def test_lane_arguments_that_make_no_sense_are_named(text, code):
+    with pytest.raises(DemonError) as caught:
+        build_table(dict([parse_lane(text, 4)]), 4)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n", "1,2,3\n", "0,1\n0,2\n", "1\nx\n", "nan\n"])
+def test_curve_files_that_make_no_sense_are_named(tmp_path, content):
+    (tmp_path / "c.csv").write_text(content)
+    with pytest.raises(DemonError, match="E_CURVE_FILE"):
+        read_curve(tmp_path / "c.csv", 4)
