@@ -38,4 +38,4 @@ def tiny(tiny_folder):
 @pytest.fixture(scope="session")
 def fixtures():
     """Folder of the music that tests and demo use."""
-    return HERE / "fixtures"
+    return HERE.parent / "fixtures"

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target does its own set-up on a fresh Debian 12 machine, and little when repeated.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+BUILD ?= build
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
+
+.PHONY: demo test test-cpp test-python plugin serve lint format bench clean
+
+demo: plugin ## bounce 30 s of music through the plugin into out/demo
+	$(PY) -m demo.bounce --out out/demo
+
+test: plugin test-cpp test-python ## the whole suite
+
+test-cpp: plugin
+	ctest --test-dir $(BUILD) --output-on-failure
+
+test-python: plugin
+	$(PY) -m pytest
+
+plugin: $(VENV)/.ready ## build the VST3: build/DEMON.vst3
+	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache) > $(BUILD).log || (cat $(BUILD).log; exit 1)
+	@rm -f $(BUILD).log
+	cmake --build $(BUILD)
+
+serve: $(VENV)/.ready ## run the engine server; MODEL=path, ENDPOINT=tcp://127.0.0.1:47800
+	$(VENV)/bin/demon serve $(if $(MODEL),--model $(MODEL)) $(if $(ENDPOINT),--endpoint $(ENDPOINT))
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format -i
+
+bench: plugin ## speed and memory, as ratios against a baseline in the same run
+	$(PY) -m tests.bench
+
+$(VENV)/.ready: pyproject.toml scripts/debian-packages
+	scripts/debian-packages
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
+	touch $@
+
+clean:
+	rm -rf $(BUILD) out

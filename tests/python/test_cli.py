@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `demon` command as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from engine_server.tracks.receipt import hash_floats
+
+DEMON = [sys.executable, "-m", "engine_server.cli"]
+
+
+def demon(*arguments, timeout=300):
+    return subprocess.run([*DEMON, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def tone(path, *, rate=48_000, seconds=2.0, channels=2, subtype="PCM_16"):
+    t = np.arange(int(rate * seconds)) / rate
+    soundfile.write(path, np.stack([0.3 * np.sin(2 * np.pi * 220 * t)] * channels, axis=1), rate, subtype=subtype)
+    return path
+
+
+def test_two_renders_have_the_same_bits_and_the_receipt_tells(tiny_folder, tmp_path):
+    source = tone(tmp_path / "in.wav")
+    (tmp_path / "velocity.csv").write_text("seconds,value\n0,1\n1,0.5\n")
+    arguments = ["render", source, "--model", tiny_folder, "--lane", "denoise=0.6", "--prompt", "strings", "--seed", 7]
+    arguments += ["--lane", f"velocity_scale={tmp_path / 'velocity.csv'}"]
+    receipts = []
+    for name in ("a.wav", "b.wav"):
+        done = demon(*arguments, "--out", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        receipts.append(json.loads((tmp_path / name).with_suffix(".receipt.json").read_text()))
+    assert receipts[0] == receipts[1]
+    audio, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    assert rate == 48_000
+    assert soundfile.info(tmp_path / "a.wav").subtype == "FLOAT"
+    assert receipts[0]["result_sha256"] == hash_floats(audio.T)
+    assert receipts[0]["lanes"]["velocity_scale"] == "0.5 to 1"
+    other = demon(*arguments, "--out", tmp_path / "c.wav", "--lane", "denoise=0.61")
+    assert other.returncode == 0
+    changed = json.loads((tmp_path / "c.receipt.json").read_text())
+    differing = {key for key in changed if changed[key] != receipts[0][key]}
+    assert differing == {"lanes", "lanes_sha256", "result_sha256"}
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (44_100, 1)])
+def test_other_rates_and_mono_work(tiny_folder, tmp_path, rate, channels):
+    source = tone(tmp_path / "in.wav", rate=rate, channels=channels)
+    done = demon("render", source, "--model", tiny_folder, "--out", tmp_path / "out.wav")
+    assert done.returncode == 0, done.stderr
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.samplerate, info.channels, info.frames) == (rate, 2, soundfile.info(source).frames)
+
+
+def write_empty(path):
+    soundfile.write(path, np.zeros((0, 2)), 48_000)
+
+
+def write_text(path):
+    path.write_text("not a sound")
+
+
+def write_surround(path):
+    tone(path, channels=6)
+
+
+def write_odd_rate(path):
+    tone(path, rate=22_051)
+
+
+def write_nan(path):
+    soundfile.write(path, np.full((100, 2), np.nan), 48_000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("write", "code"),
+    [
+        (lambda path: None, "E_SOURCE_UNREADABLE"),
+        (write_text, "E_SOURCE_UNREADABLE"),
+        (write_empty, "E_SOURCE_EMPTY"),
+        (write_surround, "E_SOURCE_CHANNELS"),
+        (write_odd_rate, "E_SAMPLE_RATE"),
+        (write_nan, "E_NOT_FINITE"),
+    ],
+)
+def test_sources_that_cannot_be_rendered_are_named(tmp_path, write, code):
+    write(tmp_path / "in.wav")
+    done = demon("render", tmp_path / "in.wav", "--out", tmp_path / "out.wav")
+    assert done.returncode == 1
+    assert code in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_wrong_options_are_named(tmp_path, tiny_folder):
+    source = tone(tmp_path / "in.wav")
+    for option, code in (("--lane=denoise=2", "E_LANE_RANGE"), ("--solver=heun", "E_FIELD"), ("--model=nowhere", "E_NO_CHECKPOINT")):
+        done = demon("render", source, "--out", tmp_path / "out.wav", option)
+        assert done.returncode == 1
+        assert code in done.stderr
+    missing = demon("render", source, "--model", tiny_folder, "--out", tmp_path / "no" / "such" / "folder.wav")
+    assert missing.returncode == 1
+    assert "E_OUTPUT" in missing.stderr
+
+
+def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_file(tiny_folder, tmp_path):
+    source = tone(tmp_path / "in.wav", seconds=600)
+    process = subprocess.Popen(
+        [*DEMON, "render", str(source), "--model", str(tiny_folder), "--out", str(tmp_path / "out.wav")],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(12)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_serve_refuses_to_leave_this_machine():
+    done = demon("serve", "--endpoint", "tcp://0.0.0.0:47800")
+    assert done.returncode == 1
+    assert "E_BIND" in done.stderr

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server process on a real socket: delivery, restarts, bad input, and neighbours that must not notice."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import msgspec
+import numpy as np
+import pytest
+import zmq
+from wire import ServerProcess, WireClient
+
+from engine_server.serve.client import RESEND_AFTER_S, Client
+from engine_server.tracks.curves import build_table
+from engine_server.tracks.engine import Engine
+from engine_server.tracks.render import render
+from engine_server.tracks.track import AudioWindow
+from shared_protocol import messages as m
+from shared_protocol.codec import Packet, encode
+
+FRAMES, FRAME = 100, 1920
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder):
+    with ServerProcess(str(tiny_folder)) as process:
+        yield process
+
+
+@pytest.fixture
+def client(server):
+    with WireClient(server.endpoint) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def source():
+    t = np.arange(FRAMES * FRAME) / 48_000
+    return np.stack([0.3 * np.sin(2 * np.pi * 110 * t), 0.2 * np.sin(2 * np.pi * 330 * t)]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny, source):
+    """The same bounce without socket or process."""
+    config = m.Config(prompt="strings", seed=7, steps=0, solver="ode")
+    return render(Engine(tiny), source, 48_000, build_table({"denoise": 0.6}, FRAMES), config)
+
+
+def test_a_bounce_over_the_socket_equals_a_render(client, source, expected, tiny):
+    welcome = client.hello().header
+    assert welcome.checkpoint_hash == tiny.content_hash
+    assert "denoise" in welcome.lanes
+    assert np.array_equal(client.bounce(source, frames=FRAMES), expected)
+
+
+def test_progress_comes_while_a_track_waits(client, source):
+    client.hello()
+    client.bounce(source, frames=FRAMES)
+    progress = [p.header for p in client.received if isinstance(p.header, m.Progress)]
+    assert progress
+    assert all(p.steps == 4 and 0 < p.step <= 4 for p in progress)
+
+
+def test_several_tracks_at_once_get_their_own_bits(server, source, expected):
+    results = [None] * 3
+
+    def bounce(k):
+        with WireClient(server.endpoint) as one:
+            one.hello()
+            results[k] = one.bounce(source, frames=FRAMES)
+
+    threads = [threading.Thread(target=bounce, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+def test_a_server_killed_in_mid_bounce_goes_on_with_the_same_bits(tiny_folder, source, expected):
+    with ServerProcess(str(tiny_folder)) as process, WireClient(process.endpoint) as client:
+        retain = client.hello().header.retain
+        client.send(m.Begin(1, 0, 0, 0, True))
+        padded = np.pad(source, ((0, 0), (0, 200 * FRAME)))
+        client.feed(1, 0, padded[:, : 64 * FRAME])
+        first = client.wait_for(m.Window)
+        process.kill()
+        process.start()
+        client.send(m.Ping(1, first.header.count))
+        client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
+        client.hello()
+        position = first.header.count
+        feed_from = max(0, position - retain)
+        client.send(m.Begin(1, 0, feed_from, position, True))
+        for frame in range(feed_from, FRAMES + 160, 32):
+            client.feed(1, frame, padded[:, frame * FRAME : (frame + 32) * FRAME])
+        parts = [first.audio]
+        while sum(p.shape[1] for p in parts) < FRAMES * FRAME:
+            parts.append(client.wait_for(m.Window).audio)
+    assert np.array_equal(np.concatenate(parts, axis=1)[:, : FRAMES * FRAME], expected)
+
+
+def test_windows_are_sent_again_until_they_are_acknowledged(client, source):
+    client.hello()
+    client.send(m.Begin(1, 0, 0, 0, True))
+    client.feed(1, 0, source[:, : 64 * FRAME])
+    first = client.wait_for(m.Window, frame=0)
+    time.sleep(RESEND_AFTER_S + 0.3)
+    client.send(m.Ping(1, 0))
+    assert np.array_equal(client.wait_for(m.Window, frame=0).audio, first.audio)
+    client.send(m.Ping(1, first.header.count))
+    time.sleep(RESEND_AFTER_S + 0.3)
+    client.send(m.Ping(1, first.header.count))
+    with pytest.raises(TimeoutError):
+        client.wait_for(m.Window, timeout_s=1.0, frame=0)
+
+
+def test_pong_tells_where_the_feed_stands(client, source):
+    client.hello()
+    client.send(m.Ping(0, 0))
+    assert client.wait_for(m.Pong).header == m.Pong(0, 0)
+    client.send(m.Begin(5, 0, 0, 0, False))
+    client.feed(5, 0, source[:, : 10 * FRAME])
+    deadline = time.monotonic() + 10
+    while client_pong(client) != m.Pong(5, 10):
+        assert time.monotonic() < deadline
+
+
+def client_pong(client):
+    client.send(m.Ping(5, 0))
+    return client.wait_for(m.Pong).header
+
+
+def bad_messages():
+    silence, lanes = np.zeros((2, FRAME), dtype=np.float32), np.zeros((1, 1), dtype=np.float32)
+    not_a_number = np.full((2, FRAME), np.nan, dtype=np.float32)
+    feed = encode(Packet(m.Feed(1, 0, 1), silence, lanes))
+    yield "truncated header", [feed[0][:-1], *feed[1:]], "E_MALFORMED"
+    yield "truncated payload", [feed[0], feed[1][:-4], feed[2]], "E_PAYLOAD_SIZE"
+    yield "missing payload", feed[:2], "E_MALFORMED"
+    yield "garbage", [b"\xc1garbage"], "E_MALFORMED"
+    yield "no part at all", [b""], "E_MALFORMED"
+    yield "unknown type", [msgspec.msgpack.encode({"type": "shout"})], "E_UNKNOWN_MESSAGE"
+    yield "a server's message", encode(Packet(m.Pong(0, 0))), "E_UNKNOWN_MESSAGE"
+    yield "NaN audio", encode(Packet(m.Feed(1, 0, 1), not_a_number, lanes)), "E_NOT_FINITE"
+    yield "lane out of range", encode(Packet(m.Feed(1, 0, 1), silence, lanes + 1.5)), "E_LANE_RANGE"
+    yield "epoch never begun", encode(Packet(m.Feed(9, 0, 1), silence, lanes)), "E_EPOCH"
+    yield "gap", encode(Packet(m.Feed(1, 50, 1), silence, lanes)), "E_FEED_GAP"
+    yield "epoch again", encode(Packet(m.Begin(1, 0, 0, 0, True))), "E_EPOCH"
+    yield "too late to resume", encode(Packet(m.Begin(2, 0, 100, 101, True))), "E_FIELD"
+    yield "count out of range", [msgspec.msgpack.encode({"type": "feed", "epoch": 1, "frame": 0, "count": 0}), *feed[1:]], "E_FIELD"
+
+
+@pytest.mark.parametrize(("parts", "code"), [case[1:] for case in bad_messages()], ids=[case[0] for case in bad_messages()])
+def test_bad_messages_get_their_name_and_cost_nobody_else(client, server, parts, code):
+    client.hello()
+    client.send(m.Begin(1, 0, 0, 0, True))
+    client.send_raw(parts)
+    assert client.wait_for(m.Error).header.code == code
+    client.send(m.Configure(3, m.Config("still here", 1, 0, "ode")))
+    client.wait_for(m.Configured, revision=3)
+    with WireClient(server.endpoint) as neighbour:
+        neighbour.hello()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"protocol": 2}, "E_PROTOCOL_VERSION"),
+        ({"rate": 44_101}, "E_SAMPLE_RATE"),
+        ({"rate": 4_000_000}, "E_SAMPLE_RATE"),
+        ({"latency": 10}, "E_LATENCY"),
+    ],
+)
+def test_a_hello_that_cannot_be_served_is_told_why(client, fields, code):
+    client.send(client.hello_header(**fields))
+    assert client.wait_for(m.Error).header.code == code
+
+
+def test_an_unknown_track_is_told_to_say_hello(client, source):
+    client.feed(1, 0, source[:, :FRAME])
+    assert client.wait_for(m.Error).header.code == "E_UNKNOWN_TRACK"
+
+
+def test_an_oversize_part_costs_its_sender_only(server, source, expected):
+    with WireClient(server.endpoint) as honest, WireClient(server.endpoint) as greedy:
+        honest.hello()
+        greedy.hello()
+        greedy.send_raw([bytes(17 * 2**20)])
+        assert np.array_equal(honest.bounce(source, frames=FRAMES), expected)
+
+
+def test_ctrl_c_ends_the_server_cleanly(tiny_folder, source):
+    with ServerProcess(str(tiny_folder)) as process, WireClient(process.endpoint) as client:
+        client.hello()
+        client.send(m.Begin(1, 0, 0, 0, True))
+        client.feed(1, 0, source[:, : 64 * FRAME])
+        assert process.interrupt() == 0
+
+
+def test_a_second_server_on_the_same_port_says_what_is_wrong(server, tiny):
+    from engine_server.serve.server import Server
+    from shared_protocol.errors import DemonError
+
+    with pytest.raises(DemonError, match="E_BIND"):
+        Server(Engine(tiny), server.endpoint)
+
+
+def test_beyond_loopback_nothing_is_bound(tiny):
+    from engine_server.serve.server import check_endpoint
+    from shared_protocol.errors import DemonError
+
+    check_endpoint("tcp://127.0.0.1:47800")
+    check_endpoint("tcp://[::1]:*")
+    for endpoint in ("tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.2:1", "tcp://127.0.0.1.evil:1", "epgm://x", ""):
+        with pytest.raises(DemonError, match="E_BIND"):
+            check_endpoint(endpoint)
+
+
+def test_the_outbox_forgets_what_was_acknowledged_and_dropped():
+    client = Client(b"d", 0.0)
+    for epoch, frame in ((1, 0), (1, 20), (2, 0)):
+        client.deliver(AudioWindow("t", epoch, frame, 20, np.zeros((2, 1), dtype=np.float32)))
+    client.mark_sent(client.due(), 0.0)
+    client.acknowledge(1, 20, 0.1)
+    assert (client.due().epoch, client.due().frame) == (1, 20)
+    client.drop(1)
+    assert client.due().epoch == 2
+    client.mark_sent(client.due(), 1.0)
+    client.acknowledge(2, 0, 1.5)
+    assert client.due() is None
+    client.acknowledge(2, 0, 1.0 + RESEND_AFTER_S + 0.1)
+    assert client.due().epoch == 2
+    client.acknowledge(0, 0, 9.0)
+    assert client.due() is None
+
+
+def test_a_router_never_waits_for_a_client_that_does_not_read(server, source, expected):
+    """A client that feeds and never receives fills its own queue; the others are served."""
+    context = zmq.Context()
+    deaf = context.socket(zmq.DEALER)
+    deaf.setsockopt(zmq.RCVHWM, 1)
+    deaf.setsockopt(zmq.RCVBUF, 4096)
+    deaf.connect(server.endpoint)
+    with WireClient(server.endpoint) as client:
+        deaf.send_multipart(encode(Packet(client.hello_header())))
+        deaf.send_multipart(encode(Packet(m.Begin(1, 0, 0, 0, True))))
+        lanes = np.full((64, 1), 0.6, dtype=np.float32)
+        audio = np.ascontiguousarray(source[:, : 64 * FRAME])
+        for k in range(4):
+            deaf.send_multipart(encode(Packet(m.Feed(1, 64 * k, 64), audio, lanes)))
+        client.hello()
+        assert np.array_equal(client.bounce(source, frames=FRAMES), expected)
+    context.destroy(linger=0)

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded model's codec: windows equal the whole, margins are tight, encoding is deterministic and finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine_server.model.spectral_codec import SpectralCodec
+
+EMBEDDED_VAE = Path(__file__).parents[2] / "engine_server" / "assets" / "embedded" / "vae"
+FRAMES = 40
+TOLERANCE = 1e-6  # float32 rounding; the bits of a convolution may depend on its length
+TINY = {
+    "encoder_width": 16,
+    "encoder_hidden": 24,
+    "decoder_width": 16,
+    "decoder_hidden": 24,
+    "frame_hidden": 24,
+    "mel_bands": 16,
+    "input_bins": 12,
+}
+LAYOUTS = {
+    "embedded": {},
+    "shallow": {"encoder_blocks": 1, "encoder_frame_blocks": 0, "decoder_blocks": 2, "decoder_frame_blocks": 1},
+    "wide kernels": {"decoder_blocks": 1, "decoder_frame_blocks": 1, "frame_kernel": 5, "kernel": 9},
+}
+
+
+@pytest.fixture(params=LAYOUTS.values(), ids=LAYOUTS.keys(), scope="module")
+def codec(request: pytest.FixtureRequest) -> SpectralCodec:
+    torch.manual_seed(3)
+    return SpectralCodec(**TINY, **request.param).eval()
+
+
+@pytest.fixture(scope="module")
+def embedded() -> SpectralCodec:
+    if not EMBEDDED_VAE.exists():
+        pytest.skip("no embedded checkpoint in this tree")
+    return SpectralCodec.from_pretrained(EMBEDDED_VAE, torch_dtype=torch.float32).eval()
+
+
+def music(frames: int) -> torch.Tensor:
+    """Decaying chords of harmonic tones, panned: [1, 2, frames * 1920] at 48 kHz."""
+    time_s = torch.arange(frames * 1920, dtype=torch.float64) / 48000
+    left = torch.zeros_like(time_s)
+    right = torch.zeros_like(time_s)
+    for index, pitch_hz in enumerate((110.0, 220.0, 277.2, 329.6, 440.0)):
+        for harmonic in range(1, 9):
+            tone = torch.sin(2 * torch.pi * pitch_hz * harmonic * time_s) / harmonic**1.5
+            tone = tone * torch.exp(-3 * (time_s + 0.07 * index) % 0.8)
+            left += tone * (0.4 + 0.1 * index)
+            right += tone * (0.8 - 0.1 * index)
+    return 0.1 * torch.stack([left, right])[None].float()
+
+
+def window_bounds(start: int, end: int, margin: int) -> tuple[int, int]:
+    """The window with its margin, cut at the song's edges."""
+    return max(0, start - margin), min(FRAMES, end + margin)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 9), (15, 26), (33, FRAMES)], ids=["start", "middle", "end"])
+@torch.no_grad()
+def test_a_decoded_window_equals_the_whole(codec: SpectralCodec, start: int, end: int) -> None:
+    latents = torch.randn(1, FRAMES, 64, generator=torch.Generator().manual_seed(1))
+    first, last = window_bounds(start, end, codec.decoder_margin)
+    window = codec.decode(latents[:, first:last])[..., (start - first) * 1920 : (end - first) * 1920]
+    whole = codec.decode(latents)[..., start * 1920 : end * 1920]
+    assert (window - whole).abs().max() <= TOLERANCE * whole.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 9), (15, 26), (33, FRAMES)], ids=["start", "middle", "end"])
+@torch.no_grad()
+def test_an_encoded_window_equals_the_whole(codec: SpectralCodec, start: int, end: int) -> None:
+    audio = music(FRAMES)
+    first, last = window_bounds(start, end, codec.encoder_margin)
+    window = codec.encode(audio[..., first * 1920 : last * 1920])[:, start - first : end - first]
+    whole = codec.encode(audio)[:, start:end]
+    assert (window - whole).abs().max() <= TOLERANCE * whole.abs().max().clamp(min=1)
+
+
+@torch.no_grad()
+def test_the_decoder_margin_is_exact(codec: SpectralCodec) -> None:
+    latents = torch.randn(1, FRAMES, 64, generator=torch.Generator().manual_seed(2))
+    changed = latents.clone()
+    changed[:, FRAMES // 2] += 1
+    difference = (codec.decode(changed) - codec.decode(latents)).abs().amax((0, 1)).reshape(FRAMES, 1920).amax(1)
+    touched = difference.nonzero().flatten() - FRAMES // 2
+    assert (int(touched.min()), int(touched.max())) == (-codec.decoder_margin, codec.decoder_margin)
+
+
+@torch.no_grad()
+def test_the_encoder_margin_is_exact(codec: SpectralCodec) -> None:
+    audio = music(FRAMES)
+    changed = audio.clone()
+    changed[..., FRAMES // 2 * 1920 : (FRAMES // 2 + 1) * 1920] *= -0.5
+    difference = (codec.encode(changed) - codec.encode(audio)).abs().amax((0, 2))
+    touched = difference.nonzero().flatten() - FRAMES // 2
+    assert (int(touched.min()), int(touched.max())) == (-codec.encoder_margin, codec.encoder_margin)
+
+
+@torch.no_grad()
+def test_encoding_twice_gives_the_same_bits(codec: SpectralCodec) -> None:
+    audio = music(FRAMES)
+    assert torch.equal(codec.encode(audio), codec.encode(audio))
+
+
+@torch.no_grad()
+def test_digital_silence_is_finite_and_steady(codec: SpectralCodec) -> None:
+    latents = codec.encode(torch.zeros(1, 2, FRAMES * 1920))
+    inner = latents[:, codec.encoder_margin : -codec.encoder_margin]
+    assert latents.isfinite().all()
+    assert (inner - inner[:, :1]).abs().max() <= 1e-5
+    assert codec.decode(latents).isfinite().all()
+
+
+def test_encoding_a_broken_frame_is_refused(codec: SpectralCodec) -> None:
+    with pytest.raises(ValueError, match="multiple of 1920"):
+        codec.encode(torch.zeros(1, 2, 1921))
+
+
+@torch.no_grad()
+def test_saving_and_loading_keeps_configuration_statistics_and_bits(codec: SpectralCodec, tmp_path: Path) -> None:
+    codec.latent_mean.fill_(0.25)
+    codec.latent_std.fill_(2.0)
+    codec.save_pretrained(tmp_path)
+    loaded = SpectralCodec.from_pretrained(tmp_path).eval()
+    audio = music(FRAMES)
+    assert dict(loaded.config)["decoder_blocks"] == codec.config.decoder_blocks
+    assert (loaded.encoder_margin, loaded.decoder_margin) == (codec.encoder_margin, codec.decoder_margin)
+    assert torch.equal(loaded.encode(audio), codec.encode(audio))
+    assert torch.equal(loaded.decode(loaded.encode(audio)), codec.decode(codec.encode(audio)))
+
+
+@torch.no_grad()
+def test_the_embedded_codec_keeps_within_a_sixth_of_a_second_of_reach(embedded: SpectralCodec) -> None:
+    assert (embedded.sample_rate, embedded.hop, embedded.latent_channels) == (48000, 1920, 64)
+    assert embedded.encoder_margin <= 4
+    assert embedded.decoder_margin <= 7
+
+
+@torch.no_grad()
+def test_an_embedded_window_equals_the_whole(embedded: SpectralCodec) -> None:
+    audio = music(FRAMES)
+    latents = embedded.encode(audio)
+    encoder, decoder = embedded.encoder_margin, embedded.decoder_margin
+    window = embedded.encode(audio[..., (15 - encoder) * 1920 : (25 + encoder) * 1920])[:, encoder:-encoder]
+    assert (window - latents[:, 15:25]).abs().max() <= 1e-5  # latents are divided by their small spread
+    whole = embedded.decode(latents)[..., 15 * 1920 : 25 * 1920]
+    part = embedded.decode(latents[:, 15 - decoder : 25 + decoder])[..., decoder * 1920 : -decoder * 1920]
+    assert (part - whole).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_the_embedded_codec_reconstructs_a_chord(embedded: SpectralCodec) -> None:
+    from training.losses import figures
+
+    audio = music(75)
+    found = figures(embedded.decode(embedded.encode(audio)), audio)
+    assert found["log_mel_l1_nat"] < 1.0
+    assert found["si_sdr_below_1khz_db"] > 3.0

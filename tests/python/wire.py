@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small client of the protocol, and a server process to talk to: what server tests are driven with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import zmq
+
+from shared_protocol import PROTOCOL_VERSION
+from shared_protocol import messages as m
+from shared_protocol.codec import Packet, decode, encode
+from shared_protocol.timebase import samples_per_frame
+
+START_TIMEOUT_S = 120
+CONFIG = m.Config(prompt="strings", seed=7, steps=0, solver="ode")
+
+
+class ServerProcess:
+    """`demon serve` in a process of its own, on a port of its own (kept over restarts)."""
+
+    def __init__(self, model: str, *, endpoint: str = "tcp://127.0.0.1:*") -> None:
+        self._model = model
+        self.endpoint = endpoint
+        self.start()
+
+    def start(self) -> None:
+        """Start, or start again, and wait until it serves."""
+        command = [sys.executable, "-m", "engine_server.cli", "serve", "--model", self._model, "--endpoint", self.endpoint]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.startswith("serving "):
+            self.process.wait(START_TIMEOUT_S)
+            raise RuntimeError(f"the server did not start: {line!r}")
+        self.endpoint = line.split()[1]
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        self.process.kill()
+        self.process.wait()
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(30)
+
+    def close(self) -> None:
+        """End it if it still runs."""
+        if self.process.poll() is None:
+            self.kill()
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class WireClient:
+    """One track. `received` keeps every message that came."""
+
+    def __init__(self, endpoint: str, *, rate: int = 48_000, lanes: tuple[str, ...] = ("denoise",)) -> None:
+        self.rate, self.lanes = rate, lanes
+        self.routing_id = b"d" + os.urandom(16)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.ROUTING_ID, self.routing_id)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(endpoint)
+        self.received: list[Packet] = []
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def __enter__(self) -> WireClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, header: m.Message, audio=None, lanes=None) -> None:
+        self._socket.send_multipart(encode(Packet(header, audio, lanes)))
+
+    def send_raw(self, parts: list[bytes]) -> None:
+        self._socket.send_multipart(parts)
+
+    def wait_for(self, kind: type, timeout_s: float = 30.0, **fields) -> Packet:
+        """The next message of a kind, with the given header fields."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not self._socket.poll(100):
+                continue
+            packet = decode(self._socket.recv_multipart(), rate=self.rate, lane_count=len(self.lanes))
+            self.received.append(packet)
+            header = packet.header
+            if isinstance(header, kind) and all(getattr(header, k) == v for k, v in fields.items()):
+                return packet
+        raise TimeoutError(f"no {kind.__name__} {fields} within {timeout_s} s; the last were {self.received[-3:]}")
+
+    def hello(self, **fields) -> Packet:
+        """Say hello and wait for the welcome."""
+        self.send(self.hello_header(**fields))
+        return self.wait_for(m.Welcome)
+
+    def hello_header(self, **fields) -> m.Hello:
+        given = {
+            "protocol": PROTOCOL_VERSION, "client": "test", "rate": self.rate, "latency": 150,
+            "lanes": list(self.lanes), "config": CONFIG,
+        }  # fmt: skip
+        return m.Hello(**(given | fields))
+
+    def feed(self, epoch: int, frame: int, audio, value: float = 0.6) -> None:
+        """Feed `[2, n frames]` with every lane at one value."""
+        count = audio.shape[1] // samples_per_frame(self.rate)
+        lanes = np.full((count, len(self.lanes)), value, dtype=np.float32)
+        self.send(m.Feed(epoch, frame, count), np.ascontiguousarray(audio), lanes)
+
+    def bounce(self, source, *, epoch: int = 1, frames: int) -> np.ndarray:
+        """Feed a source and silence after it, acknowledge what comes, and return `[2, frames]`."""
+        size = samples_per_frame(self.rate)
+        padded = np.pad(source, ((0, 0), (0, 200 * size)))
+        self.send(m.Begin(epoch, 0, 0, 0, True))
+        for first in range(0, frames + 160, 32):
+            self.feed(epoch, first, padded[:, first * size : (first + 32) * size])
+        parts, wanted = [], 0
+        while wanted < frames:
+            packet = self.wait_for(m.Window, epoch=epoch)
+            if packet.header.frame == wanted:
+                parts.append(packet.audio)
+                wanted += packet.header.count
+                self.send(m.Ping(epoch, wanted))
+        return np.concatenate(parts, axis=1)[:, : frames * size]
