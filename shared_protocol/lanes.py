@@ -11,8 +11,12 @@ from types import MappingProxyType
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-FRAME_AND_HOP = ("frame", "hop")
+GRID_POINTS = 1e5
+"""Lane values are settled on a grid of so many points per unit: it undoes the rounding of hosts, which carry parameters as
+proportions, so that a value drawn in two hosts has the same bits."""
 
 
 class Lane(msgspec.Struct, frozen=True, rename={"propagation": "class", "minimum": "min", "maximum": "max"}):
@@ -44,6 +48,13 @@ def load_lanes() -> Mapping[str, Lane]:
     if len(lanes) != len(rows):
         raise ValueError("lanes.toml: a lane id appears twice")
     return MappingProxyType(lanes)
+
+
+def settle(lane: Lane, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values inside the lane's range, on the grid; the same bits as `settledLaneValue` of the plugin."""
+    wide = values.astype(np.float64)
+    settled = (np.sign(wide) * np.floor(np.abs(wide) * GRID_POINTS + 0.5) / GRID_POINTS).astype(np.float32)
+    return np.clip(settled, np.float32(lane.minimum), np.float32(lane.maximum))
 
 
 def markdown_table() -> str:

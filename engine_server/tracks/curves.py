@@ -13,7 +13,7 @@ import numpy as np
 from engine_server.tracks.track import ACTED_LANES
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
-from shared_protocol.lanes import Lane, load_lanes
+from shared_protocol.lanes import Lane, load_lanes, settle
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
 HALF_SAMPLE = 0.5 / 192_000
@@ -45,7 +45,7 @@ def build_table(curves: Mapping[str, float | Floats], frames: int) -> CurveTable
     for column, lane in enumerate(ACTED_LANES):
         curve = np.atleast_1d(np.asarray(curves.get(lane, rows[lane].default), dtype=np.float32))
         check_range(rows[lane], curve)
-        values[:, column] = curve[np.minimum(np.arange(frames), len(curve) - 1)]
+        values[:, column] = settle(rows[lane], curve)[np.minimum(np.arange(frames), len(curve) - 1)]
     return CurveTable(ACTED_LANES, values)
 
 

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <initializer_list>
+#include <limits>
+#include <msgpack.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "demon/field_counter.h"
+#include "demon/lanes.h"
+#include "demon/messages.h"
+#include "demon/timebase.h"
+#include "demon/utf8.h"
+
+namespace demon
+{
+/// What the payloads of a track follow from: its `hello`.
+struct PayloadShape
+{
+    int rate = 48000;
+    std::vector<std::string> laneIds; ///< columns of a feed's second payload
+};
+
+/// Why a message was refused.
+struct Fault
+{
+    const char* code = nullptr; ///< one of demon::error
+    std::string text;
+};
+
+using Decoded = std::variant<Message, Fault>;
+
+namespace detail
+{
+inline constexpr std::size_t kMaxHeaderBytes = 64 * 1024;
+
+/// Fills a message from its parts and checks every field. Keeps the first fault; later fields are then skipped.
+class FieldReader
+{
+public:
+    FieldReader(const msgpack::object_map& fields, const std::vector<std::string_view>& messageParts,
+                const PayloadShape& payloadShape)
+        : header(fields), parts(messageParts), shape(payloadShape)
+    {
+    }
+
+    template <class M> void read(M& message)
+    {
+        expectedParts = 1 + countFields(message).payloads;
+        M::visit(*this, message);
+        checkPartCount();
+    }
+
+    void text(const char* key, std::string& out, std::size_t minBytes, std::size_t maxBytes)
+    {
+        if (const msgpack::object* value = find(key))
+            readText(key, *value, out, minBytes, maxBytes);
+    }
+    void oneOf(const char* key, std::string& out, std::initializer_list<const char*> choices)
+    {
+        text(key, out, 0, std::numeric_limits<std::size_t>::max());
+        if (ok() && std::none_of(choices.begin(), choices.end(), [&](const char* choice) { return out == choice; }))
+            fail(error::field, std::string(key) + " must be one of " + join(choices));
+    }
+    void hexDigits(const char* key, std::string& out, std::size_t digits)
+    {
+        text(key, out, 0, std::numeric_limits<std::size_t>::max());
+        const auto isHex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+        if (ok() && (out.size() != digits || !std::all_of(out.begin(), out.end(), isHex)))
+            fail(error::field,
+                 std::string(key) + " must have " + std::to_string(digits) + " lower-case hexadecimal digits");
+    }
+    void integer(const char* key, std::int64_t& out, std::int64_t min, std::int64_t max)
+    {
+        if (readInteger(key, out) && (out < min || out > max))
+            fail(error::field, std::string(key) + " = " + std::to_string(out) + " is not in " + std::to_string(min) +
+                                   ".." + std::to_string(max));
+    }
+    void rate(const char* key, std::int64_t& out)
+    {
+        if (readInteger(key, out) && !isSupportedRate(out))
+            fail(error::sampleRate,
+                 std::string(key) + " = " + std::to_string(out) + " is not a multiple of 25 between 8000 and 192000");
+    }
+    void boolean(const char* key, bool& out)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return;
+        if (value->type != msgpack::type::BOOLEAN)
+            return fail(error::malformed, std::string(key) + " must be a boolean");
+        out = value->via.boolean;
+    }
+    void laneIds(const char* key, std::vector<std::string>& out)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return;
+        if (value->type != msgpack::type::ARRAY)
+            return fail(error::malformed, std::string(key) + " must be a list");
+        if (value->via.array.size > 256)
+            return fail(error::field, std::string(key) + " has more than 256 entries");
+        for (std::uint32_t i = 0; i < value->via.array.size && ok(); ++i)
+        {
+            std::string id;
+            readText(key, value->via.array.ptr[i], id, 1, 32);
+            if (std::find(out.begin(), out.end(), id) != out.end())
+                fail(error::field, std::string(key) + " names " + id + " twice");
+            out.push_back(std::move(id));
+        }
+    }
+    void map(const char* key, Config& out)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return;
+        if (value->type != msgpack::type::MAP)
+            return fail(error::malformed, std::string(key) + " must be a map");
+        FieldReader inner(value->via.map, parts, shape);
+        Config::visit(inner, out);
+        if (!inner.ok())
+            firstFault = inner.fault();
+    }
+    void audioPayload(std::vector<float>& out, std::int64_t count)
+    {
+        const auto frameLength = static_cast<std::size_t>(shape.rate / kFramesPerSecond);
+        payload("audio", out, 2 * static_cast<std::size_t>(count) * frameLength);
+    }
+    void lanePayload(std::vector<float>& out, std::int64_t count)
+    {
+        payload("lanes", out, static_cast<std::size_t>(count) * shape.laneIds.size());
+        if (ok())
+            checkLaneRanges(out);
+    }
+
+    /// Another version's fields may have changed: that is then the fault to report.
+    bool isOwnVersion() const
+    {
+        FieldReader version(header, parts, shape);
+        std::int64_t protocol = 0;
+        return version.readInteger("protocol", protocol) && protocol == kProtocolVersion;
+    }
+    bool ok() const { return firstFault.code == nullptr; }
+    const Fault& fault() const { return firstFault; }
+
+private:
+    /// After the header's fields and before the payloads, which `visit` names last.
+    void checkPartCount()
+    {
+        if (parts.size() != expectedParts)
+            fail(error::malformed, std::to_string(parts.size()) + " parts instead of " + std::to_string(expectedParts));
+    }
+    void fail(const char* code, std::string text)
+    {
+        if (ok())
+            firstFault = {code, std::move(text)};
+    }
+    const msgpack::object* find(const char* key)
+    {
+        if (!ok())
+            return nullptr;
+        const std::string_view wanted(key);
+        for (std::uint32_t i = header.size; i-- > 0;) // the last one counts when a key is repeated
+        {
+            const msgpack::object& name = header.ptr[i].key;
+            if (name.type == msgpack::type::STR && wanted == std::string_view(name.via.str.ptr, name.via.str.size))
+                return &header.ptr[i].val;
+        }
+        fail(error::malformed, std::string("missing field ") + key);
+        return nullptr;
+    }
+    void readText(const char* key, const msgpack::object& value, std::string& out, std::size_t min, std::size_t max)
+    {
+        if (value.type != msgpack::type::STR)
+            return fail(error::malformed, std::string(key) + " must be text");
+        const std::string_view bytes(value.via.str.ptr, value.via.str.size);
+        if (!isUtf8(bytes))
+            return fail(error::malformed, std::string(key) + " is not valid UTF-8");
+        if (bytes.size() < min || bytes.size() > max)
+            return fail(error::field, std::string(key) + " must have " + std::to_string(min) + ".." +
+                                          std::to_string(max) + " bytes, not " + std::to_string(bytes.size()));
+        out.assign(bytes);
+    }
+    bool readInteger(const char* key, std::int64_t& out)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return false;
+        if (value->type == msgpack::type::NEGATIVE_INTEGER)
+            out = value->via.i64;
+        else if (value->type == msgpack::type::POSITIVE_INTEGER)
+            out = static_cast<std::int64_t>(
+                std::min<std::uint64_t>(value->via.u64, std::numeric_limits<std::int64_t>::max()));
+        else
+            fail(error::malformed, std::string(key) + " must be an integer");
+        return ok();
+    }
+    void payload(const char* name, std::vector<float>& out, std::size_t count)
+    {
+        if (!ok())
+            return;
+        checkPartCount();
+        if (!ok())
+            return;
+        const std::string_view bytes = parts[nextPart++];
+        if (bytes.size() != count * sizeof(float))
+            return fail(error::payloadSize, std::string(name) + " has " + std::to_string(bytes.size()) +
+                                                " bytes instead of " + std::to_string(count * sizeof(float)));
+        out.resize(count);
+        if (count > 0)
+            std::memcpy(out.data(), bytes.data(), bytes.size());
+        if (!std::all_of(out.begin(), out.end(), [](float value) { return std::isfinite(value); }))
+            fail(error::notFinite, std::string(name) + " holds NaN or infinity");
+    }
+    void checkLaneRanges(const std::vector<float>& values)
+    {
+        for (std::size_t column = 0; column < shape.laneIds.size(); ++column)
+        {
+            const LaneInfo* info = findLane(shape.laneIds[column]);
+            for (std::size_t i = column; info != nullptr && i < values.size(); i += shape.laneIds.size())
+                if (values[i] < info->min || values[i] > info->max)
+                    return fail(error::laneRange, std::string(info->id) + " = " + std::to_string(values[i]) +
+                                                      " is not in " + std::to_string(info->min) + ".." +
+                                                      std::to_string(info->max));
+        }
+    }
+    static const LaneInfo* findLane(std::string_view id)
+    {
+        const auto* found =
+            std::find_if(kLanes.begin(), kLanes.end(), [&](const LaneInfo& lane) { return id == lane.id; });
+        return found == kLanes.end() ? nullptr : &*found;
+    }
+    static std::string join(std::initializer_list<const char*> choices)
+    {
+        std::string text;
+        for (const char* choice : choices)
+            text += (text.empty() ? "" : ", ") + std::string(choice);
+        return text;
+    }
+
+    const msgpack::object_map& header;
+    const std::vector<std::string_view>& parts;
+    const PayloadShape& shape;
+    std::size_t nextPart = 1;
+    std::size_t expectedParts = 1;
+    Fault firstFault;
+};
+
+/// Tries the alternatives of Message until one carries the type's name.
+template <std::size_t Index = 0> Decoded decodeNamed(std::string_view type, FieldReader& reader)
+{
+    if constexpr (Index == std::variant_size_v<Message>)
+    {
+        return Fault{error::unknownMessage, "unknown type " + std::string(type)};
+    }
+    else
+    {
+        using M = std::variant_alternative_t<Index, Message>;
+        if (type != M::type)
+            return decodeNamed<Index + 1>(type, reader);
+        M message;
+        reader.read(message);
+        if (!reader.ok())
+            return reader.fault();
+        return Message(std::move(message));
+    }
+}
+
+inline bool hasOnlyTextKeys(const msgpack::object_map& map)
+{
+    for (std::uint32_t i = 0; i < map.size; ++i)
+        if (map.ptr[i].key.type != msgpack::type::STR ||
+            !isUtf8({map.ptr[i].key.via.str.ptr, map.ptr[i].key.via.str.size}))
+            return false;
+    return true;
+}
+} // namespace detail
+
+/// Decodes and validates one message. Allocates; never throws for anything in `parts`.
+inline Decoded decode(const std::vector<std::string_view>& parts, const PayloadShape& shape)
+{
+    if (parts.empty() || parts.front().size() > detail::kMaxHeaderBytes)
+        return Fault{error::malformed, "no header, or one of more than 64 KiB"};
+    try
+    {
+        constexpr std::size_t maxElements = 4096, maxDepth = 8;
+        const msgpack::unpack_limit limit(maxElements, maxElements, detail::kMaxHeaderBytes, detail::kMaxHeaderBytes,
+                                          detail::kMaxHeaderBytes, maxDepth);
+        std::size_t offset = 0;
+        const msgpack::object_handle handle =
+            msgpack::unpack(parts.front().data(), parts.front().size(), offset, nullptr, nullptr, limit);
+        const msgpack::object& header = handle.get();
+        if (offset != parts.front().size() || header.type != msgpack::type::MAP ||
+            !detail::hasOnlyTextKeys(header.via.map))
+            return Fault{error::malformed, "the header is not exactly one map with text keys"};
+
+        std::string type;
+        detail::FieldReader reader(header.via.map, parts, shape);
+        reader.text("type", type, 0, detail::kMaxHeaderBytes);
+        if (!reader.ok())
+            return reader.fault();
+        Decoded decoded = detail::decodeNamed(type, reader);
+        if (std::holds_alternative<Fault>(decoded) && type == Hello::type && !reader.isOwnVersion())
+            return Fault{error::protocolVersion, "the other end speaks another protocol: update the older one"};
+        return decoded;
+    }
+    catch (const std::exception& reason) // msgpack reports bad bytes this way
+    {
+        return Fault{error::malformed, std::string("the header is not msgpack: ") + reason.what()};
+    }
+}
+} // namespace demon
