@@ -32,7 +32,8 @@ serve: $(VENV)/.ready ## run the engine server; MODEL=path, ENDPOINT=tcp://127.0
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready

@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import logging
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,7 +34,7 @@ EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 class _Commands(TyperGroup):
     """Known errors become one line and an exit status, Ctrl-C ends cleanly."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
         except DemonError as error:
@@ -77,7 +77,9 @@ def serve(
 
 @app.command()
 def render(
-    source: Annotated[Path, typer.Argument(help="Audio file: WAV or FLAC, mono or stereo, any rate from 8 to 192 kHz.")],
+    source: Annotated[
+        Path, typer.Argument(help="Audio file: WAV or FLAC, mono or stereo, any rate from 8 to 192 kHz.")
+    ],
     out: Annotated[Path, typer.Option(help="WAV to write, 32-bit float; a receipt is written beside it.")],
     lane: Annotated[list[str] | None, typer.Option(help="NAME=VALUE or NAME=FILE.csv; may be repeated.")] = None,
     prompt: Annotated[str, typer.Option(help="What the music should become.")] = "",

@@ -43,7 +43,9 @@ def write_audio(path: Path, audio: Floats, rate: int) -> None:
 
 def write_json(path: Path, content: msgspec.Struct) -> None:
     """Write a struct as indented JSON. Raises DemonError `E_OUTPUT`."""
-    _write_whole(path, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"))
+    _write_whole(
+        path, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    )
 
 
 def _write_whole(path: Path, write: Callable[[Path], object]) -> None:

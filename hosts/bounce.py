@@ -84,7 +84,9 @@ def start_bounce(
     folder = tempfile.TemporaryDirectory(prefix="demon-host-")
     paths = {name: Path(folder.name) / f"{name}.npy" for name in ("source", "result")}
     np.save(paths["source"], source)
-    curves = {lane: np.atleast_1d(np.asarray(curve, dtype=np.float64)).tolist() for lane, curve in (lanes or {}).items()}
+    curves = {
+        lane: np.atleast_1d(np.asarray(curve, dtype=np.float64)).tolist() for lane, curve in (lanes or {}).items()
+    }
     job = Job(host, block, rate, str(BUNDLE), str(paths["source"]), str(paths["result"]), curves, dict(state or {}))
     process = subprocess.Popen(
         [sys.executable, "-m", "hosts.worker", msgspec.json.encode(job).decode()],

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -34,7 +35,7 @@ def bounce_in_pedalboard(job: Job, source: Floats) -> tuple[Floats, Report]:
     import pedalboard
 
     began = time.monotonic()
-    plugin = pedalboard.load_plugin(job.bundle)
+    plugin: Any = pedalboard.load_plugin(job.bundle)
     loaded = time.monotonic()
     if job.state:
         plugin.raw_state = edit_state(plugin.raw_state, job.state)
@@ -88,9 +89,7 @@ def bounce_in_dawdreamer(job: Job, source: Floats) -> tuple[Floats, Report]:
 def runs_between_steps(job: Job, samples: int) -> list[tuple[int, int, dict[str, float]]]:
     """(first sample, stop, lane values) of every stretch in which no lane changes."""
     frames = -(-samples // samples_per_frame(job.rate))
-    table = {
-        lane: [curve[min(frame, len(curve) - 1)] for frame in range(frames)] for lane, curve in job.lanes.items()
-    }
+    table = {lane: [curve[min(frame, len(curve) - 1)] for frame in range(frames)] for lane, curve in job.lanes.items()}
     values = [{lane: curve[frame] for lane, curve in table.items()} for frame in range(frames)]
     starts = [frame for frame in range(frames) if frame == 0 or values[frame] != values[frame - 1]]
     edges = [first_sample(frame, job.rate) for frame in starts] + [samples]

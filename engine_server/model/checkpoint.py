@@ -116,10 +116,14 @@ def load_checkpoint(name: str) -> Checkpoint:
     """
     folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name).expanduser()
     if not folder.is_dir():
-        raise DemonError("E_NO_CHECKPOINT", f"there is no checkpoint folder {folder}; use --model embedded, or a folder")
+        raise DemonError(
+            "E_NO_CHECKPOINT", f"there is no checkpoint folder {folder}; use --model embedded, or a folder"
+        )
     missing = [part for part in REQUIRED_FOLDERS if not (folder / part).is_dir()]
     if missing:
-        raise DemonError("E_CHECKPOINT_LAYOUT", f"{folder} lacks {', '.join(missing)}: not the diffusers ACE-Step layout")
+        raise DemonError(
+            "E_CHECKPOINT_LAYOUT", f"{folder} lacks {', '.join(missing)}: not the diffusers ACE-Step layout"
+        )
     try:
         return Checkpoint(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:

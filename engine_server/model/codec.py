@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import torch
@@ -47,7 +47,7 @@ class Codec(Protocol):
 class OobleckCodec:
     """ACE-Step's own VAE (`AutoencoderOobleck`) as a `Codec`."""
 
-    def __init__(self, vae: AutoencoderOobleck) -> None:
+    def __init__(self, vae: Any) -> None:
         self._vae = vae
         strides: Sequence[int] = vae.config.downsampling_ratios
         self.sample_rate = int(vae.config.sampling_rate)
@@ -87,7 +87,9 @@ def load_codec(folder: Path) -> Codec:
     kinds = {"SpectralCodec": SpectralCodec, "AutoencoderOobleck": AutoencoderOobleck}
     kind = kinds.get(config.get("_class_name"))
     if kind is None:
-        raise DemonError("E_CHECKPOINT_LAYOUT", f"{folder} holds a {config.get('_class_name')}, not one of {', '.join(kinds)}")
+        raise DemonError(
+            "E_CHECKPOINT_LAYOUT", f"{folder} holds a {config.get('_class_name')}, not one of {', '.join(kinds)}"
+        )
     load = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
     model = kind.from_pretrained(folder, **load).eval()
     return OobleckCodec(model) if isinstance(model, AutoencoderOobleck) else model

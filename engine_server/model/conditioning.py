@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.pipelines.ace_step.pipeline_ace_step import SFT_GEN_PROMPT, TASK_INSTRUCTIONS
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 MAX_TEXT_TOKENS = 256
@@ -36,7 +37,7 @@ def format_lyrics(lyrics: str = "", language: str = "en") -> str:
 
 
 def encode_condition(
-    caption: str, *, tokenizer, text_encoder: nn.Module, condition_encoder: nn.Module, task: str = "cover"
+    caption: str, *, tokenizer: Any, text_encoder: Any, condition_encoder: Any, task: str = "cover"
 ) -> Condition:
     """Encode a caption, unpadded, with the silence latent as timbre reference.
 

@@ -8,9 +8,11 @@ sliding-attention layers) or is constant at inference (the `t - r` embedding, si
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class DitForward:
@@ -19,7 +21,7 @@ class DitForward:
     Safe to call from one thread at a time. Differentiable, so that training runs the very same code.
     """
 
-    def __init__(self, transformer: nn.Module) -> None:
+    def __init__(self, transformer: Any) -> None:
         self._model = transformer
         self._tables: dict[int, tuple[tuple[Tensor, Tensor], Tensor]] = {}
 
@@ -32,14 +34,14 @@ class DitForward:
         self,
         x: Tensor,
         t: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_mask: Tensor | None,
+        states: Tensor,
+        mask: Tensor | None,
         context: Tensor,
     ) -> Tensor:
         """Velocity `v ~ noise - clean` of every row.
 
         x: noisy latents `[B, T, 64]`, T a multiple of `patch_size`; t: noise levels `[B]` in [0, 1];
-        encoder_hidden_states: `[B, L, D]`; encoder_mask: `[B, L]` bool, True for real tokens, None for all;
+        states: encoded condition `[B, L, E]`; mask: `[B, L]` bool, True for real tokens, None for all;
         context: `[B, T, 128]`, source latents and chunk mask. Returns `[B, T, 64]`.
         """
         model = self._model
@@ -49,8 +51,8 @@ class DitForward:
 
         hidden = torch.cat([context, x], dim=-1).transpose(1, 2)
         hidden = model.proj_in_conv(hidden).transpose(1, 2)
-        condition = model.condition_embedder(encoder_hidden_states)
-        key_mask = None if encoder_mask is None else encoder_mask[:, None, None, :]
+        condition = model.condition_embedder(states)
+        key_mask = None if mask is None else mask[:, None, None, :]
         rope, band = self._shape_tables(hidden.shape[1], hidden)
 
         for layer, kind in zip(model.layers, model.layer_types, strict=True):
@@ -72,7 +74,11 @@ class DitForward:
         if tokens not in self._tables:
             index = torch.arange(tokens)
             cos, sin = get_1d_rotary_pos_embed(
-                self._model.head_dim, index.float(), theta=self._model.rope_theta, use_real=True, repeat_interleave_real=False
+                self._model.head_dim,
+                index.float().numpy(),
+                theta=self._model.rope_theta,
+                use_real=True,
+                repeat_interleave_real=False,
             )
             far = (index[:, None] - index[None, :]).abs() > self._model.config.sliding_window
             band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min)

@@ -154,9 +154,9 @@ class Worker:
             return
         for window in result.windows:
             self._emit(Event(window.track, window))
-        for hop, error in result.failures:
-            log.error("track %s epoch %d hop %d: %s", hop.track, hop.epoch, hop.hop, error)
-            self._fail(hop.track, DemonError("E_ENGINE", f"{type(error).__name__}: {error}"), hop.epoch)
+        for hop, reason in result.failures:
+            log.error("track %s epoch %d hop %d: %s", hop.track, hop.epoch, hop.hop, reason)
+            self._fail(hop.track, DemonError("E_ENGINE", f"{type(reason).__name__}: {reason}"), hop.epoch)
         self._report_progress()
 
     def _report_progress(self) -> None:

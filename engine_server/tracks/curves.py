@@ -90,7 +90,8 @@ def read_curve(path: Path, frames: int) -> Floats:
         raise DemonError("E_CURVE_FILE", f"{path}: the times must increase")
     times = np.arange(frames) / FRAMES_PER_SECOND
     index = np.searchsorted(table[:, 0], times + HALF_SAMPLE, side="right") - 1
-    return table[np.maximum(index, 0), 1].astype(np.float32)
+    held: Floats = table[np.maximum(index, 0), 1].astype(np.float32)
+    return held
 
 
 def _is_number(text: str) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -72,7 +73,9 @@ class Engine:
     def progress(self) -> list[HopProgress]:
         """Every hop in flight."""
         slots = itertools.chain.from_iterable(ring.progress() for ring in self._rings.values())
-        return [HopProgress(slot.request_id, slot.step, slot.steps) for slot in slots if isinstance(slot.request_id, HopId)]
+        return [
+            HopProgress(slot.request_id, slot.step, slot.steps) for slot in slots if isinstance(slot.request_id, HopId)
+        ]
 
     def step(self) -> StepResult:
         """Fill free slots, earliest deadline first, tick every busy ring once, decode what has become ready.
@@ -88,7 +91,7 @@ class Engine:
                 hop = completion.request_id
                 assert isinstance(hop, HopId)
                 self._deadlines.pop(hop, None)
-                self._guard(hop, result, lambda hop=hop, latent=completion.latent: self._complete(hop, latent, result))
+                self._guard(hop, result, partial(self._complete, hop, completion.latent, result))
         return result
 
     def _admit(self, result: StepResult) -> None:
@@ -97,12 +100,16 @@ class Engine:
             hop = min(waiting, key=self._deadline)
             waiting.remove(hop)
             track = self.tracks[hop.track]
-            ring = self._ring_for(track)
-            if not ring.has_free_slot():
-                continue
-            self._guard(hop, result, lambda hop=hop, track=track, ring=ring: ring.admit(track.take(hop)))
-            if following := track.next_hop():
+            self._guard(hop, result, partial(self._fill, track, hop))
+            following = track.next_hop()
+            if following and following != hop:
                 waiting.append(following)
+
+    def _fill(self, track: Track, hop: HopId) -> None:
+        """Put a hop into its ring, if there is a slot for it now."""
+        ring = self._ring_for(track)
+        if ring.has_free_slot():
+            ring.admit(track.take(hop))
 
     def _complete(self, hop: HopId, latent: torch.Tensor, result: StepResult) -> None:
         if track := self.tracks.get(hop.track):

@@ -64,7 +64,9 @@ def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
 class _Epoch:
     """One unbroken run: which hops have been asked for, and which audio has been handed out."""
 
-    def __init__(self, timeline: Timeline, stitcher: Stitcher, geometry: WindowGeometry, deliver_from: int, offline: bool):
+    def __init__(
+        self, timeline: Timeline, stitcher: Stitcher, geometry: WindowGeometry, deliver_from: int, offline: bool
+    ):
         self.timeline = timeline
         self.stitcher = stitcher
         self.offline = offline
@@ -88,7 +90,8 @@ class Track:
         self.geometry = track_geometry(checkpoint, rate)
         if latency < self.geometry.minimum_latency:
             raise DemonError(
-                "E_LATENCY", f"the latency is {latency} frames; this model needs at least {self.geometry.minimum_latency}"
+                "E_LATENCY",
+                f"the latency is {latency} frames; this model needs at least {self.geometry.minimum_latency}",
             )
         self.latency = latency
         self.config = config
@@ -201,7 +204,9 @@ class Track:
             span = self.geometry.audio_span(run.next_audio_hop)
             skip = run.next_audio_frame - span.first
             size = audio.shape[1] // len(span)
-            windows.append(AudioWindow(self.id, hop.epoch, run.next_audio_frame, len(span) - skip, audio[:, skip * size :]))
+            windows.append(
+                AudioWindow(self.id, hop.epoch, run.next_audio_frame, len(span) - skip, audio[:, skip * size :])
+            )
             run.next_audio_frame = span.stop
             run.next_audio_hop += 1
             run.stitcher.forget_before(run.next_audio_hop)

@@ -102,7 +102,11 @@ def test_sources_that_cannot_be_rendered_are_named(tmp_path, write, code):
 
 def test_wrong_options_are_named(tmp_path, tiny_folder):
     source = tone(tmp_path / "in.wav")
-    for option, code in (("--lane=denoise=2", "E_LANE_RANGE"), ("--solver=heun", "E_FIELD"), ("--model=nowhere", "E_NO_CHECKPOINT")):
+    for option, code in (
+        ("--lane=denoise=2", "E_LANE_RANGE"),
+        ("--solver=heun", "E_FIELD"),
+        ("--model=nowhere", "E_NO_CHECKPOINT"),
+    ):
         done = demon("render", source, "--out", tmp_path / "out.wav", option)
         assert done.returncode == 1
         assert code in done.stderr

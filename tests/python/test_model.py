@@ -70,12 +70,16 @@ def test_a_rows_bits_do_not_depend_on_its_place_or_its_neighbours(tiny, rows):
     assert torch.equal(moved, together[order])
     lonely = torch.zeros_like(x)
     lonely[0] = x[0]
-    assert torch.equal(tiny.decoder(lonely, t, states, mask, context * (torch.arange(rows) == 0)[:, None, None])[0], together[0])
+    assert torch.equal(
+        tiny.decoder(lonely, t, states, mask, context * (torch.arange(rows) == 0)[:, None, None])[0], together[0]
+    )
 
 
 def test_the_prompt_follows_upstreams_template():
     text = format_prompt("a string quartet")
-    assert text.startswith("# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n# Caption\n")
+    assert text.startswith(
+        "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n# Caption\n"
+    )
     assert "a string quartet\n\n# Metas\n- bpm: N/A\n" in text
     assert text.endswith("- duration: 30 seconds\n<|endoftext|>\n")
     assert format_lyrics() == "# Languages\nen\n\n# Lyric\n<|endoftext|>"

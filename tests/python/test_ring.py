@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -130,7 +132,7 @@ def test_pinned_frames_end_on_the_source_exactly(solver):
 
 def test_denoise_is_continuous_along_its_range():
     results = [alone(request(denoise=d)) for d in np.linspace(0, 1, 101)]
-    jumps = [float((b - a).abs().max()) for a, b in zip(results, results[1:], strict=False)]
+    jumps = [float((b - a).abs().max()) for a, b in itertools.pairwise(results)]
     assert max(jumps) < 0.5
 
 
@@ -144,7 +146,7 @@ def test_per_frame_denoise_joins_continuously():
         denoise = np.ones(T, dtype=np.float32)
         denoise[5] = value
         results.append(alone(request(denoise=denoise))[5])
-    jumps = [float((b - a).abs().max()) for a, b in zip(results, results[1:], strict=False)]
+    jumps = [float((b - a).abs().max()) for a, b in itertools.pairwise(results)]
     assert max(jumps) < 0.25
 
 
@@ -245,10 +247,7 @@ def test_position_noise_is_a_function_of_the_absolute_frame():
 
 def test_position_noise_streams_differ_and_are_standard_normal():
     streams = [
-        PositionNoise(seed, 0).draw(purpose, step, 500, C)
-        for seed in (0, 1)
-        for purpose in Purpose
-        for step in (0, 1)
+        PositionNoise(seed, 0).draw(purpose, step, 500, C) for seed in (0, 1) for purpose in Purpose for step in (0, 1)
     ]
     for k, one in enumerate(streams):
         assert abs(float(one.mean())) < 0.02

@@ -160,7 +160,9 @@ def test_whole_slot_trace_through_the_ring():
     assert len(done) == 1
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 51}, {"shift": 0.0}, {"shift": float("nan")}, {"denoise": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"steps": 51}, {"shift": 0.0}, {"shift": float("nan")}, {"denoise": float("nan")}]
+)
 def test_schedules_that_make_no_sense_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         build_schedule(**({"steps": 8, "shift": 3.0, "denoise": 1.0} | bad))

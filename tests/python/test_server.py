@@ -150,10 +150,16 @@ def bad_messages():
     yield "gap", encode(Packet(m.Feed(1, 50, 1), silence, lanes)), "E_FEED_GAP"
     yield "epoch again", encode(Packet(m.Begin(1, 0, 0, 0, True))), "E_EPOCH"
     yield "too late to resume", encode(Packet(m.Begin(2, 0, 100, 101, True))), "E_FIELD"
-    yield "count out of range", [msgspec.msgpack.encode({"type": "feed", "epoch": 1, "frame": 0, "count": 0}), *feed[1:]], "E_FIELD"
+    yield (
+        "count out of range",
+        [msgspec.msgpack.encode({"type": "feed", "epoch": 1, "frame": 0, "count": 0}), *feed[1:]],
+        "E_FIELD",
+    )
 
 
-@pytest.mark.parametrize(("parts", "code"), [case[1:] for case in bad_messages()], ids=[case[0] for case in bad_messages()])
+@pytest.mark.parametrize(
+    ("parts", "code"), [case[1:] for case in bad_messages()], ids=[case[0] for case in bad_messages()]
+)
 def test_bad_messages_get_their_name_and_cost_nobody_else(client, server, parts, code):
     client.hello()
     client.send(m.Begin(1, 0, 0, 0, True))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import soxr
@@ -235,7 +237,7 @@ def test_a_timeline_position_does_not_change_the_sound_of_silence_before_it(engi
         windows += engine.step().windows
     engine.remove(track.id)
     assert windows[0].frame == -33
-    assert all(a.frame + a.count == b.frame for a, b in zip(windows, windows[1:], strict=False))
+    assert all(a.frame + a.count == b.frame for a, b in itertools.pairwise(windows))
     assert windows[-1].frame + windows[-1].count >= 17
     assert not track.has_epoch(3)
 

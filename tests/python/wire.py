@@ -31,8 +31,19 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start, or start again, and wait until it serves."""
-        command = [sys.executable, "-m", "engine_server.cli", "serve", "--model", self._model, "--endpoint", self.endpoint]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+        command = [
+            sys.executable,
+            "-m",
+            "engine_server.cli",
+            "serve",
+            "--model",
+            self._model,
+            "--endpoint",
+            self.endpoint,
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("serving "):
