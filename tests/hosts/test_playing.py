@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Playing in real time, in a host with a transport that can be moved: minihost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from host_values import PROMPT_ENVIRONMENT
+
+from hosts.bounce import BUNDLE, ROOT
+
+LATENCY = 150 * 1920
+RATE = 48_000
+
+
+def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False):
+    """Run tests/hosts/play_session.py; its result `[2, N]`, not latency-compensated, and its report."""
+    np.save(tmp_path / "in.npy", music)
+    arguments = {
+        "bundle": str(BUNDLE), "source": str(tmp_path / "in.npy"), "result": str(tmp_path / "out.npy"), "block": block,
+        "paced": paced, "seconds": seconds, "script": script,
+    }  # fmt: skip
+    environment = {"DEMON_ENDPOINT": endpoint, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | PROMPT_ENVIRONMENT
+    if probe:
+        environment["DEMON_PROBE_LOG"] = str(tmp_path / "probe.jsonl")
+    done = subprocess.run(
+        [sys.executable, "tests/hosts/play_session.py", json.dumps(arguments)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (tmp_path / "out.npy").exists(), done.stderr[-2000:]
+    return np.load(tmp_path / "out.npy"), json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("block", [480, 512])
+def test_played_in_real_time_it_sounds_as_bounced(server, reference, music, tmp_path, block):
+    """The very bits: nothing was late, and nothing else differs."""
+    seconds = 12.0
+    out, _ = play(music, tmp_path, endpoint=server.endpoint, block=block, paced=True, seconds=seconds)
+    played = out[:, LATENCY:]
+    heard = reference(music, denoise=0.6)
+    compared = min(played.shape[1], heard.shape[1])
+    assert compared > 5 * RATE
+    assert np.array_equal(played[:, :compared], heard[:, :compared])
+
+
+def test_without_an_engine_blocks_never_wait_and_the_dry_signal_passes(music, tmp_path):
+    out, report = play(music, tmp_path, endpoint="tcp://127.0.0.1:9", block=256, paced=False, seconds=12.0)
+    assert np.array_equal(out[:, LATENCY:], music[:, : out.shape[1] - LATENCY])
+    assert report["slowest_block_s"] < 0.05
+    assert report["wall_s"] < 3.0
+
+
+def test_when_late_the_dry_signal_takes_over_and_is_counted(server, music, tmp_path):
+    """Blocks as fast as they go: the engine cannot keep up, and nothing waits for it."""
+    out, report = play(music, tmp_path, endpoint=server.endpoint, block=256, paced=False, seconds=12.0, probe=True)
+    assert report["wall_s"] < 5.0
+    lines = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
+    assert any(line["late"] for line in lines)
+    assert np.isfinite(out).all()
+    steps = np.abs(np.diff(out[:, LATENCY:]))
+    assert steps.max() < 2 * np.abs(np.diff(music)).max() + 0.05
+
+
+def test_a_locate_starts_an_epoch_and_loses_no_sample_of_the_old_one(server, reference, music, tmp_path):
+    """At 4 s the transport jumps to 1 s: what was played before still sounds for the latency, then the new place."""
+    jump = 4 * RATE
+    out, _ = play(
+        music, tmp_path, endpoint=server.endpoint, block=480, paced=True, seconds=16.0, script=f"locate {jump} {RATE}"
+    )
+    heard = reference(music, denoise=0.6)
+    played = out[:, LATENCY:]
+    safe = jump - 60 * 1920
+    assert np.array_equal(played[:, :safe], heard[:, :safe])
+    again = played[:, jump:]
+    assert np.abs(again).max() > 0
+    assert not np.array_equal(again[:, :RATE], music[:, RATE : 2 * RATE])
+
+
+def test_stopped_the_delayed_dry_signal_passes(server, music, tmp_path):
+    out, _ = play(music, tmp_path, endpoint=server.endpoint, block=480, paced=False, seconds=12.0, script="stopped")
+    assert np.array_equal(out[:, LATENCY:], music[:, : out.shape[1] - LATENCY])
+
+
+def test_loading_and_unloading_many_times_is_quick_and_clean(server):
+    code = (
+        "import minihost, sys, time\n"
+        "t = time.monotonic()\n"
+        "for _ in range(10):\n"
+        "    plugin = minihost.Plugin(sys.argv[1], sample_rate=48000.0, max_block_size=512)\n"
+        "    plugin.close()\n"
+        "print(time.monotonic() - t)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(BUNDLE)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 10.0
+    assert time.monotonic() - began < 20
