@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed and memory of the engine on the machine at hand: `make bench`.
 
-Every figure is a ratio against a baseline measured in the same run, interleaved with it, so that a busy machine disturbs both alike.
+Every figure is a ratio against a baseline measured in the same run, interleaved with it, so that a busy
+machine disturbs both alike.
 """
 
 from __future__ import annotations

@@ -14,7 +14,13 @@ CurveLike = float | int | bool | Sequence[float] | NDArray[np.floating] | Tensor
 
 
 def canonical_curve(
-    value: CurveLike, frames: int, *, name: str, lo: float | None = None, hi: float | None = None, resample: bool = False
+    value: CurveLike,
+    frames: int,
+    *,
+    name: str,
+    lo: float | None = None,
+    hi: float | None = None,
+    resample: bool = False,
 ) -> Tensor:
     """A scalar or curve as a contiguous float32 tensor `[1, T, C]`, T being 1 or `frames` and C usually 1.
 
@@ -39,7 +45,7 @@ def canonical_curve(
         curve = resample_aligned(curve, frames)
     if not torch.isfinite(curve).all():
         raise ValueError(f"{name} holds NaN or infinity")
-    if lo is not None and bool((curve < lo).any()) or hi is not None and bool((curve > hi).any()):
+    if (lo is not None and bool((curve < lo).any())) or (hi is not None and bool((curve > hi).any())):
         raise ValueError(f"{name} leaves the range {lo} to {hi}")
     return curve.contiguous()
 

@@ -196,7 +196,9 @@ class Ring:
 
     def _advance(self, due: np.ndarray) -> Tensor:
         slots = torch.arange(self.shape.depth, device=self._device)
-        now = torch.from_numpy(np.where(due, self._step, MAX_STEPS)).to(self._device)  # level MAX_STEPS is 0 unless 50 steps
+        now = torch.from_numpy(np.where(due, self._step, MAX_STEPS)).to(
+            self._device
+        )  # level MAX_STEPS is 0 unless 50 steps
         nxt = torch.from_numpy(np.where(due, self._step + 1, MAX_STEPS)).to(self._device)
         t_now, t_next = self._levels[slots, now], self._levels[slots, nxt]
         v = self._decoder(self._x, t_now, self._states, self._mask, self._context)
@@ -269,7 +271,9 @@ class _Slot:
             velocity_scale=curve(request.velocity_scale, "velocity_scale"),
             source_blend=blend,
             ode_noise=ode_noise,
-            step_noise=torch.stack([request.noise.draw(purpose, i, T, C) for i in range(steps)]) if needs_noise else None,
+            step_noise=torch.stack([request.noise.draw(purpose, i, T, C) for i in range(steps)])
+            if needs_noise
+            else None,
             levels=torch.from_numpy(levels.astype(np.float32)),
             steps=steps,
         )

@@ -118,8 +118,14 @@ class Server:
         except DemonError as error:
             if client is None and error.code in ("E_PAYLOAD_SIZE", "E_NOT_FINITE"):
                 error = DemonError("E_UNKNOWN_TRACK", "say hello first")
-            log.warning("track %s: %s", routing_id.hex()[:12], error)
-            self._send(routing_id, Packet(m.Error(error.code, error.message[:256], epoch)))
+            self._refuse(routing_id, error, epoch)
+        except Exception as error:  # a fault of ours must not end the other tracks
+            log.exception("track %s", routing_id.hex()[:12])
+            self._refuse(routing_id, DemonError("E_ENGINE", f"{type(error).__name__}: {error}"), epoch)
+
+    def _refuse(self, routing_id: bytes, error: DemonError, epoch: int) -> None:
+        log.warning("track %s: %s", routing_id.hex()[:12], error)
+        self._send(routing_id, Packet(m.Error(error.code, error.message[:256], epoch)))
 
     def _handle(self, routing_id: bytes, client: Client | None, packet: Packet) -> None:
         now, header = time.monotonic(), packet.header

@@ -44,7 +44,7 @@ class Worker:
         self._progress_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.positions: dict[str, m.Pong] = {}
-        """The newest epoch and the frame expected there, by track; replaced whole, so that any thread may read it."""
+        """The newest epoch and the frame expected there, by track; values are replaced whole, so any thread may read them."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -82,8 +82,10 @@ class Worker:
         except Exception as error:
             log.exception("track %s: %s failed", track, type(packet.header).__name__)
             self._fail(track, DemonError("E_ENGINE", f"{type(error).__name__}: {error}"), epoch)
-        known = self._engine.tracks.get(track)
-        self.positions[track] = m.Pong(known.newest_epoch, known.expected) if known else m.Pong(0, 0)
+        if known := self._engine.tracks.get(track):
+            self.positions[track] = m.Pong(known.newest_epoch, known.expected)
+        else:
+            self.positions.pop(track, None)
 
     def _handle(self, track_id: str, packet: Packet) -> None:
         header, tracks = packet.header, self._engine.tracks
@@ -93,7 +95,6 @@ class Worker:
             return
         if isinstance(header, m.Bye):
             self._engine.remove(track_id)
-            self.positions.pop(track_id, None)
             return
         track = tracks.get(track_id)
         if track is None:

@@ -16,9 +16,9 @@ from shared_protocol import messages as m
 from shared_protocol import vectors
 from shared_protocol.codec import Packet, decode, encode
 from shared_protocol.errors import DemonError
-from shared_protocol.lanes import load_lanes, markdown_table
+from shared_protocol.lanes import load_lanes, markdown_table, settle
 from shared_protocol.timebase import first_sample, frame_of_sample, frames_to_cover, is_valid_rate
-from shared_protocol.vectors.make import invalid_messages, unpack_parts, valid_messages
+from shared_protocol.vectors.make import invalid_messages, settled_values, timebase_values, unpack_parts, valid_messages
 
 FOLDER = Path(vectors.__file__).parent
 INDEX = [line.split() for line in (FOLDER / "index.txt").read_text().splitlines()]
@@ -49,6 +49,13 @@ def test_golden_bytes(row):
 )
 def test_stored_vectors_are_what_the_generator_writes(name, packet, rate, lanes):
     assert encode(packet) == unpack_parts((FOLDER / f"{name}.bin").read_bytes())
+
+
+def test_lane_values_and_frames_are_those_of_the_vectors():
+    assert (FOLDER / "settled.txt").read_text().splitlines() == list(settled_values())
+    assert (FOLDER / "timebase.txt").read_text().splitlines() == list(timebase_values())
+    lane = load_lanes()["velocity_scale"]
+    assert settle(lane, np.float32([1.000004, 1.000006, 2.5]))[:].tolist() == np.float32([1.0, 1.00001, 2.0]).tolist()
 
 
 def test_keys_in_any_order_and_unknown_keys_are_accepted():
