@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#include "EngineLink.h"
+
+#include <array>
+#include <chrono>
+#include <random>
+#include <string_view>
+#include <utility>
+#include <vector>
+#include <zmq.hpp>
+
+#include "demon/codec.h"
+
+namespace demon
+{
+namespace
+{
+constexpr std::int64_t kMaxReceivedPartBytes = 16 * 1024 * 1024;
+constexpr std::chrono::milliseconds kBusyPoll{1};  // frames pass: the audio thread cannot wake this one
+constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a while
+constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
+constexpr std::int64_t kPublishInterval = 20'000'000;
+
+std::string drawRoutingId()
+{
+    std::random_device random;
+    std::string id(17, 'd');
+    for (std::size_t i = 1; i < id.size(); ++i)
+        id[i] = static_cast<char>(random() & 0xFFu);
+    return id;
+}
+} // namespace
+
+/// The DEALER socket, closed and opened anew with the same routing id as often as needed. Link thread only.
+class EngineLink::Socket
+{
+public:
+    /// False when the endpoint is not an address.
+    bool open(const std::string& endpoint)
+    {
+        close();
+        socket = zmq::socket_t(context, zmq::socket_type::dealer);
+        socket.set(zmq::sockopt::routing_id, routingId);
+        socket.set(zmq::sockopt::linger, 0);
+        socket.set(zmq::sockopt::sndhwm, 0); // never drop silently: what is queued is bounded by the latency
+        socket.set(zmq::sockopt::rcvhwm, 0);
+        socket.set(zmq::sockopt::maxmsgsize, kMaxReceivedPartBytes);
+        socket.set(zmq::sockopt::reconnect_ivl, 50);
+        socket.set(zmq::sockopt::reconnect_ivl_max, 250);
+        try
+        {
+            socket.connect(endpoint);
+            return true;
+        }
+        catch (const zmq::error_t&)
+        {
+            close();
+            return false;
+        }
+    }
+
+    void close()
+    {
+        if (isOpen())
+            socket.close();
+    }
+    bool isOpen() const { return socket.handle() != nullptr; }
+
+    void send(const Message& message)
+    {
+        if (!isOpen())
+            return;
+        const Parts parts = encode(message);
+        for (std::size_t i = 0; i < parts.size(); ++i)
+        {
+            const auto more = i + 1 < parts.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
+            if (!socket.send(zmq::buffer(parts[i]), zmq::send_flags::dontwait | more))
+                return; // the first part only: no connection; what matters is sent again (SPEC.md, section 5)
+        }
+    }
+
+    /// Waits for a message; false when none came.
+    bool wait(std::chrono::milliseconds timeout)
+    {
+        if (!isOpen())
+        {
+            std::this_thread::sleep_for(timeout);
+            return false;
+        }
+        zmq_pollitem_t item{socket.handle(), 0, ZMQ_POLLIN, 0}; // the C call: a signal in the host is no exception
+        return zmq_poll(&item, 1, static_cast<long>(timeout.count())) > 0;
+    }
+
+    /// The next message's parts, valid until the next call; empty when there is none.
+    std::vector<std::string_view> receive()
+    {
+        received.clear();
+        do
+        {
+            zmq::message_t part;
+            if (!isOpen() || !socket.recv(part, zmq::recv_flags::dontwait))
+                break;
+            received.push_back(std::move(part));
+        } while (received.back().more());
+        std::vector<std::string_view> parts;
+        for (const zmq::message_t& part : received)
+            parts.emplace_back(static_cast<const char*>(part.data()), part.size());
+        return parts;
+    }
+
+private:
+    const std::string routingId = drawRoutingId();
+    zmq::context_t context{1};
+    zmq::socket_t socket;
+    std::vector<zmq::message_t> received;
+};
+
+EngineLink::EngineLink(std::string endpoint, std::string clientName, const Config& config)
+    : probeLog(ProbeLog::fromEnvironment()), wantedEndpoint(std::move(endpoint)), wantedConfig(config),
+      name(std::move(clientName)), thread([this] { run(); })
+{
+}
+
+EngineLink::~EngineLink()
+{
+    quit = true;
+    thread.join();
+}
+
+void EngineLink::attach(std::shared_ptr<Stream> next)
+{
+    const std::lock_guard lock(mutex);
+    nextStream = std::move(next);
+}
+
+void EngineLink::setConfig(const Config& config)
+{
+    const std::lock_guard lock(mutex);
+    wantedConfig = config;
+}
+
+void EngineLink::setEndpoint(const std::string& newEndpoint)
+{
+    const std::lock_guard lock(mutex);
+    endpointChanged = endpointChanged || newEndpoint != wantedEndpoint;
+    wantedEndpoint = newEndpoint;
+}
+
+std::string EngineLink::endpoint() const
+{
+    const std::lock_guard lock(mutex);
+    return wantedEndpoint;
+}
+
+void EngineLink::acknowledgeError()
+{
+    const std::lock_guard lock(mutex);
+    errorAcknowledged = true;
+    published.errorCode.clear();
+    published.errorText.clear();
+}
+
+LinkStatus EngineLink::status() const
+{
+    const std::lock_guard lock(mutex);
+    return published;
+}
+
+void EngineLink::run()
+{
+    Socket socket;
+    TrackClient client(name);
+    std::int64_t busyAt = 0;
+    while (!quit)
+    {
+        takeRequests(client, socket);
+        bool hasMoved = exchangeFrames(client, socket);
+        const bool isIdle = steadyNanoseconds() - busyAt > kIdleAfter;
+        if (socket.wait(isIdle ? kIdlePoll : kBusyPoll))
+            hasMoved = receiveAll(client, socket) || hasMoved;
+        hasMoved = pushWindows(client) || hasMoved;
+        if (hasMoved)
+            busyAt = steadyNanoseconds();
+        progressAt.store(client.lastProgress(), std::memory_order_release);
+        publish(client);
+        if (probeLog != nullptr)
+            probeLog->drain();
+    }
+    socket.send(Bye{});
+    socket.wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
+}
+
+/// What the message thread has asked for, except the configuration.
+void EngineLink::takeRequests(TrackClient& client, Socket& socket)
+{
+    std::shared_ptr<Stream> next; // the old stream is destroyed outside the lock
+    bool opensAnew = false;
+    {
+        const std::lock_guard lock(mutex);
+        next = std::move(nextStream);
+        opensAnew = next != nullptr || std::exchange(endpointChanged, false);
+        if (std::exchange(errorAcknowledged, false))
+            client.acknowledgeError();
+    }
+    if (next != nullptr)
+        stream = std::move(next);
+    if (opensAnew && stream != nullptr)
+    {
+        socket.close();
+        client.open(stream->rate, stream->latencyFrames);
+    }
+}
+
+/// Input from the audio thread, and everything that is due to the engine. True when frames have passed.
+bool EngineLink::exchangeFrames(TrackClient& client, Socket& socket)
+{
+    if (stream == nullptr)
+        return false;
+    bool hasMoved = false;
+    while (stream->feedRing.tryPop([&](const FeedItem& item) { client.accept(item); }))
+        hasMoved = true;
+    std::string address;
+    {
+        // After the ring: a configuration that was set before a frame was fed must be sent before that frame.
+        const std::lock_guard lock(mutex);
+        client.configure(wantedConfig);
+        address = wantedEndpoint;
+    }
+    client.tick(steadyNanoseconds(), stream->cursor.read());
+    if (client.status().state == LinkState::lost)
+        socket.close();
+    if (client.takeReconnect() && !socket.open(address))
+        client.reportError("E_ENDPOINT", "not an address: " + address);
+    for (const Message& message : client.takeOutbox())
+        socket.send(message);
+    return hasMoved;
+}
+
+bool EngineLink::receiveAll(TrackClient& client, Socket& socket)
+{
+    bool hasMoved = false;
+    const PayloadShape shape{client.rate(), {}}; // the engine sends no lanes
+    for (auto parts = socket.receive(); !parts.empty(); parts = socket.receive())
+    {
+        const Decoded decoded = decode(parts, shape);
+        if (const Message* message = std::get_if<Message>(&decoded))
+        {
+            client.receive(*message, steadyNanoseconds());
+            hasMoved = hasMoved || std::holds_alternative<Window>(*message);
+        }
+        else if (std::get<Fault>(decoded).code != error::unknownMessage)
+        {
+            client.countBadMessage();
+        }
+    }
+    return hasMoved;
+}
+
+/// Windows to the audio thread, as many as its ring takes.
+bool EngineLink::pushWindows(TrackClient& client)
+{
+    bool hasMoved = false;
+    while (WetFrame* next = client.nextWindow())
+    {
+        const auto fill = [&](WetFrame& slot)
+        {
+            slot.epoch = next->epoch;
+            slot.frame = next->frame;
+            slot.audio.swap(next->audio); // of the same size: nothing is copied
+        };
+        if (!stream->wetRing.tryPush(fill))
+            break;
+        client.popWindow();
+        hasMoved = true;
+    }
+    return hasMoved;
+}
+
+void EngineLink::publish(const TrackClient& client)
+{
+    const std::int64_t now = steadyNanoseconds();
+    if (now - publishedAt < kPublishInterval)
+        return;
+    publishedAt = now;
+    const std::lock_guard lock(mutex);
+    published = client.status();
+    if (errorAcknowledged)
+        published.errorCode.clear();
+}
+} // namespace demon

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#pragma once
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "EpochRecord.h"
+#include "core/StreamItems.h"
+#include "demon/messages.h"
+
+namespace demon
+{
+enum class LinkState
+{
+    idle,    ///< the host has not prepared the plugin
+    waiting, ///< hello sent, no answer yet
+    ready,   ///< welcomed
+    refused, ///< hello answered by an error: tried again every two seconds
+    lost     ///< silence: waiting before the next try
+};
+
+/// What the user may know about the link.
+struct LinkStatus
+{
+    LinkState state = LinkState::idle;
+    Welcome engine;                   ///< of the last welcome; empty texts before it
+    std::string errorCode, errorText; ///< the last error, until acknowledged
+    std::int64_t windows = 0;         ///< frames of audio received
+    std::int64_t badMessages = 0;     ///< refused by the decoder
+    std::int64_t framesGivenUp = 0;   ///< fed frames that had to be forgotten before they were delivered
+    std::int64_t roundTripNanoseconds = 0;
+};
+
+/// The client's half of SPEC.md, section 5, as a state machine without socket, thread or clock: messages and times go
+/// in, messages come out. Times are steady nanoseconds. Link thread only.
+class TrackClient
+{
+public:
+    explicit TrackClient(std::string clientName);
+
+    /// A new stream (host rate or latency): all epochs are forgotten and the track opens anew.
+    void open(int rate, int latencyFrames);
+
+    /// What the audio thread has sent, in order.
+    void accept(const FeedItem& item);
+
+    /// The newest configuration; goes out when it differs from the last one.
+    void configure(const Config& newest);
+
+    /// A message from the engine.
+    void receive(const Message& message, std::int64_t now);
+
+    /// Moves everything on to `now`. To be called every few milliseconds; then send takeOutbox().
+    void tick(std::int64_t now, OutputCursor::Place output);
+
+    /// True once after the connection has to be closed and opened anew, before the outbox is sent.
+    bool takeReconnect();
+    std::vector<Message> takeOutbox();
+
+    /// The next frame for the audio thread, or null. They come in the order of (epoch, frame), whatever the order of
+    /// arrival: windows of a later epoch wait until the earlier one is complete, or is not wanted any more.
+    WetFrame* nextWindow();
+    void popWindow() { wetFrames.pop_front(); }
+
+    /// When a window, a progress message or a welcome arrived last.
+    std::int64_t lastProgress() const { return progressAt; }
+
+    const LinkStatus& status() const { return published; }
+    void reportError(std::string code, std::string text);
+    void acknowledgeError();
+    void countBadMessage() { ++published.badMessages; }
+    int rate() const { return sampleRate; }
+    std::size_t keptEpochs() const { return records.size(); }
+
+private:
+    void on(const Welcome& message, std::int64_t now);
+    void on(const Configured& message, std::int64_t now);
+    void on(const Window& message, std::int64_t now);
+    void on(const Progress& message, std::int64_t now);
+    void on(const Pong& message, std::int64_t now);
+    void on(const Error& message, std::int64_t now);
+    template <class FromClient> void on(const FromClient&, std::int64_t) {} // not for us
+
+    void sayHello(std::int64_t now);
+    void lose(std::int64_t now);
+    void reopen(std::int64_t now);
+    void sendConfiguration(std::int64_t now);
+    void sendEpochs(OutputCursor::Place output);
+    void sendPing(std::int64_t now);
+    void retireEpochs(OutputCursor::Place output);
+    void dropThrough(std::int32_t epoch);
+    void resumeAll();
+    void refuseEpoch(EpochRecord& record, std::int64_t now);
+    EpochRecord* find(std::int64_t epoch);
+
+    const std::string name;
+    int sampleRate = 0;
+    int latency = 0;
+    FrameGrid grid;
+    Config config, sentConfig;
+    std::int64_t revision = 0, confirmedRevision = 0;
+    std::int64_t configureAt = 0; ///< when `configure` was sent last
+
+    LinkStatus published;
+    bool reconnect = false;
+    std::int64_t heardAt = 0;   ///< any message
+    std::int64_t helloAt = 0;   ///< the last hello
+    std::int64_t welcomeAt = 0; ///< the last welcome
+    std::int64_t retryAt = 0;   ///< in `lost` and `refused`
+    std::int64_t backOff;       ///< the next wait in `lost`
+    std::int64_t pingAt = 0;    ///< the last ping
+    std::int64_t progressAt = 0;
+    bool pingAtOnce = false;
+    bool resendOnPong = false;
+    std::int64_t newestMissingSince = 0; ///< pong does not know the newest epoch; 0 when it does
+
+    std::deque<EpochRecord> records; ///< oldest first
+    std::deque<WetFrame> wetFrames;  ///< in the order of (epoch, frame)
+    std::vector<Message> outbox;
+};
+} // namespace demon

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// What a message from the engine changes. Sending is in TrackClient.cpp.
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "LinkTimes.h"
+#include "TrackClient.h"
+
+namespace demon
+{
+namespace
+{
+constexpr int kMaxRefusals = 3; // of one epoch, before it is given up
+
+bool answersHello(const std::string& code)
+{
+    for (const char* refusal :
+         {error::protocolVersion, error::sampleRate, error::latency, error::busy, error::malformed, error::field})
+        if (code == refusal)
+            return true;
+    return false;
+}
+} // namespace
+
+void TrackClient::receive(const Message& message, std::int64_t now)
+{
+    heardAt = now;
+    std::visit([&](const auto& m) { on(m, now); }, message);
+}
+
+void TrackClient::on(const Welcome& message, std::int64_t now)
+{
+    if (published.state != LinkState::waiting)
+        return;
+    published.engine = message;
+    published.state = LinkState::ready;
+    backOff = kFirstBackOff;
+    welcomeAt = progressAt = now;
+    pingAtOnce = true;
+    resumeAll();
+}
+
+void TrackClient::on(const Configured& message, std::int64_t)
+{
+    confirmedRevision = std::max(confirmedRevision, message.revision);
+}
+
+void TrackClient::on(const Window& message, std::int64_t now)
+{
+    EpochRecord* record = find(message.epoch);
+    const std::int64_t end = message.frame + message.count;
+    if (record == nullptr || message.frame > record->wanted || end <= record->wanted)
+        return; // unknown, ahead of what is expected (the engine sends again), or a repeat
+    const auto length = static_cast<std::size_t>(grid.length);
+    const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
+    for (; record->wanted < end; ++record->wanted)
+    {
+        WetFrame frame{record->id, record->wanted, std::vector<float>(2 * length)};
+        const float* left = message.audio.data() + static_cast<std::size_t>(record->wanted - message.frame) * length;
+        std::copy_n(left, length, frame.audio.begin());
+        std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));
+        auto place = wetFrames.end();
+        while (place != wetFrames.begin() && std::prev(place)->epoch > frame.epoch)
+            --place;
+        wetFrames.insert(place, std::move(frame));
+        ++published.windows;
+    }
+    progressAt = now;
+}
+
+void TrackClient::on(const Progress&, std::int64_t now) { progressAt = now; }
+
+void TrackClient::on(const Pong& message, std::int64_t now)
+{
+    published.roundTripNanoseconds = now - pingAt;
+    const bool misses = !records.empty() && records.back().hasBegun && message.epoch < records.back().id;
+    newestMissingSince = !misses ? 0 : newestMissingSince == 0 ? now : newestMissingSince;
+    if (misses && now - newestMissingSince > kResendAfter) // its begin was lost: all epochs are begun again
+    {
+        newestMissingSince = 0;
+        resumeAll();
+        return sayHello(now);
+    }
+    EpochRecord* record = find(message.epoch);
+    if (record == nullptr)
+        return;
+    if (record->lastExpected != message.expected || record->expectedMovedAt == 0)
+    {
+        record->lastExpected = message.expected;
+        record->expectedMovedAt = now;
+    }
+    const bool lags = message.expected < record->nextToSend;
+    if (lags && (resendOnPong || now - record->expectedMovedAt > kResendAfter))
+    {
+        record->rewind(message.expected);
+        record->expectedMovedAt = now;
+    }
+    resendOnPong = false;
+}
+
+void TrackClient::on(const Error& message, std::int64_t now)
+{
+    if (message.code == error::unknownTrack)
+    {
+        if (published.state != LinkState::ready)
+            return; // an answer to what was sent before this hello
+        resumeAll();
+        published.state = LinkState::lost;
+        retryAt = std::max(now, helloAt + kFirstBackOff);
+        return;
+    }
+    if (message.code == error::feedGap)
+    {
+        if (EpochRecord* record = find(message.epoch); record != nullptr && record != &records.back())
+            record->rewind(record->firstKept()); // pong speaks of the newest epoch only; repeats are harmless
+        resendOnPong = pingAtOnce = true;
+        return;
+    }
+    if (message.code == error::epoch)
+    {
+        if (EpochRecord* record = find(message.epoch))
+            refuseEpoch(*record, now);
+        return;
+    }
+    reportError(message.code, message.message);
+    if (published.state == LinkState::waiting && answersHello(message.code))
+    {
+        published.state = LinkState::refused;
+        retryAt = now + kLastBackOff;
+    }
+}
+
+/// The engine does not know an epoch that it should know: the track opens anew and resumes all of them.
+void TrackClient::refuseEpoch(EpochRecord& record, std::int64_t now)
+{
+    if (published.state != LinkState::ready || now - welcomeAt < kSettling)
+        return;
+    if (++record.refusals > kMaxRefusals)
+    {
+        return reportError(error::epoch, "the engine refuses this run: stop and play again");
+    }
+    resumeAll();
+    sayHello(now);
+}
+} // namespace demon

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#pragma once
+#include <juce_audio_processors/juce_audio_processors.h>
+#include <memory>
+#include <string>
+
+#include "LaneParameters.h"
+#include "demon/messages.h"
+
+namespace demon
+{
+/// Everything that shapes the sound and is not a parameter.
+struct Settings
+{
+    Config config;
+    double latencySeconds = 6.0; ///< rounded to whole frames of 1/25 s
+    std::string endpoint = "tcp://127.0.0.1:47800";
+    LatePolicy latePolicy = LatePolicy::dry;
+    double timeoutSeconds = 20.0; ///< of a bounce that waits for the engine
+
+    int latencyFrames() const;
+
+    /// Out-of-range values brought to the nearest allowed one.
+    Settings sanitised() const;
+
+    bool operator==(const Settings& o) const
+    {
+        return config == o.config && latencySeconds == o.latencySeconds && endpoint == o.endpoint &&
+               latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds;
+    }
+};
+
+/// What the environment says, for tests and servers without a display.
+///
+///   DEMON_ENDPOINT    the engine's address; wins over the saved state
+///   DEMON_TIMEOUT_S   time-out of a bounce; wins over the saved state
+///   DEMON_LATENCY_S, DEMON_PROMPT, DEMON_SEED   of a fresh instance; the saved state wins over them
+///   DEMON_PROBE_LOG   a file for one JSON line per block (see ProbeLog.h)
+namespace environment
+{
+Settings initialSettings();
+void overrideSettings(Settings& settings);
+} // namespace environment
+
+/// The saved state is one XML element, which JUCE stores as text behind a small header:
+///
+///   <DEMON version="1" prompt="strings" seed="7" steps="0" solver="ode" latency="6.0"
+///          endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0">
+///     <LANE id="denoise" value="0.6"/>
+///     ...
+///     <BYPASS value="0"/>
+///   </DEMON>
+///
+/// `latency` and `timeout` are seconds, `late` is dry or silence, `solver` ode or sde, lane values are plain values in
+/// the lane's unit. Lanes are matched by id. What is missing keeps its present value, what is unknown is ignored, what
+/// is out of range is brought into it, and bytes that are no such element change nothing.
+namespace state
+{
+std::unique_ptr<juce::XmlElement> toXml(const Settings& settings, const LaneParameters& lanes);
+
+/// False when `xml` is not a state.
+bool fromXml(const juce::XmlElement& xml, Settings& settings, const LaneParameters& lanes);
+} // namespace state
+} // namespace demon

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <utility>
+#include <vector>
+#include <zmq.hpp>
+
+#include "demon/codec.h"
+
+/// An address on which nobody listens.
+inline std::string freeEndpoint()
+{
+    zmq::context_t context(1);
+    zmq::socket_t socket(context, zmq::socket_type::router);
+    socket.bind("tcp://127.0.0.1:*");
+    return socket.get(zmq::sockopt::last_endpoint);
+}
+
+/// A small real engine: it speaks the protocol over a ROUTER and answers every frame with its negative.
+class FakeEngine
+{
+public:
+    std::atomic<bool> holdsWindows{false}; ///< keeps windows back, as an engine that is late
+    std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0};
+    std::atomic<int> unknownAnswers{0};
+    demon::Error refusal; ///< with a code: answers hello by it. Set before start()
+    std::int64_t retain = 20;
+
+    explicit FakeEngine(std::string address) : endpoint(std::move(address)) { start(); }
+    ~FakeEngine() { stop(); }
+
+    void start()
+    {
+        quit = false;
+        thread = std::thread([this] { run(); });
+    }
+    /// Like a killed process: all state is lost.
+    void stop()
+    {
+        quit = true;
+        if (thread.joinable())
+            thread.join();
+    }
+    /// As a restarted server would: every track is unknown from now on.
+    void forgetTracks() { forget = true; }
+
+private:
+    struct Epoch
+    {
+        std::int64_t expected = 0, deliverFrom = 0;
+    };
+    struct Track
+    {
+        demon::PayloadShape shape;
+        std::map<std::int64_t, Epoch> epochs;
+        std::vector<demon::Message> held;
+    };
+
+    void run()
+    {
+        zmq::context_t context(1);
+        zmq::socket_t socket(context, zmq::socket_type::router);
+        socket.set(zmq::sockopt::linger, 0);
+        socket.set(zmq::sockopt::router_mandatory, false);
+        socket.set(zmq::sockopt::router_handover, true);
+        for (int attempt = 0; attempt < 50; ++attempt) // the last run's port may be closing
+            try
+            {
+                socket.bind(endpoint);
+                break;
+            }
+            catch (const zmq::error_t&)
+            {
+                std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            }
+        std::map<std::string, Track> tracks;
+        while (!quit)
+        {
+            if (forget.exchange(false))
+                tracks.clear();
+            if (!holdsWindows)
+                for (auto& [id, track] : tracks)
+                    for (const demon::Message& window : std::exchange(track.held, {}))
+                        send(socket, id, window);
+            zmq_pollitem_t item{socket.handle(), 0, ZMQ_POLLIN, 0};
+            if (zmq_poll(&item, 1, 2) <= 0)
+                continue;
+            std::vector<zmq::message_t> parts;
+            do
+            {
+                parts.emplace_back();
+                (void)socket.recv(parts.back());
+            } while (parts.back().more());
+            const std::string id = parts[0].to_string();
+            std::vector<std::string_view> views;
+            for (std::size_t i = 1; i < parts.size(); ++i)
+                views.emplace_back(static_cast<const char*>(parts[i].data()), parts[i].size());
+            answer(socket, id, views, tracks);
+        }
+    }
+
+    void answer(zmq::socket_t& socket, const std::string& id, const std::vector<std::string_view>& parts,
+                std::map<std::string, Track>& tracks)
+    {
+        using namespace demon;
+        const auto known = tracks.find(id);
+        const Decoded decoded = decode(parts, known != tracks.end() ? known->second.shape : PayloadShape());
+        const Message* message = std::get_if<Message>(&decoded);
+        if (message != nullptr && std::holds_alternative<Hello>(*message))
+        {
+            ++hellos;
+            if (!refusal.code.empty())
+                return send(socket, id, refusal);
+            const auto& hello = std::get<Hello>(*message);
+            tracks[id] = Track{{static_cast<int>(hello.rate), hello.lanes}, {}, {}};
+            return send(socket, id, Welcome{1, "fake", "echo", std::string(64, '0'), "test", hello.lanes, 1, retain});
+        }
+        if (known == tracks.end())
+        {
+            ++unknownAnswers;
+            return send(socket, id, Error{error::unknownTrack, "say hello", 0});
+        }
+        if (message == nullptr)
+            return send(socket, id, Error{std::get<Fault>(decoded).code, std::get<Fault>(decoded).text, 0});
+        Track& track = known->second;
+        std::visit([&](const auto& m) { on(socket, id, track, m); }, *message);
+    }
+
+    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Begin& m)
+    {
+        ++begins;
+        track.epochs[m.epoch] = {m.feedFrom, m.deliverFrom};
+    }
+    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Feed& m)
+    {
+        using namespace demon;
+        const auto found = track.epochs.find(m.epoch);
+        if (found == track.epochs.end())
+            return send(socket, id, Error{error::epoch, "no such epoch", m.epoch});
+        Epoch& epoch = found->second;
+        if (m.frame > epoch.expected)
+            return send(socket, id, Error{error::feedGap, "gap", m.epoch});
+        if (m.frame < epoch.expected)
+            return;
+        epoch.expected = m.frame + m.count;
+        frames += static_cast<int>(m.count);
+        const std::int64_t from = std::max(m.frame, epoch.deliverFrom);
+        if (from >= epoch.expected)
+            return;
+        const auto length = static_cast<std::size_t>(track.shape.rate / 25);
+        Window window{m.epoch, from, epoch.expected - from, {}};
+        for (std::size_t channel = 0; channel < 2; ++channel)
+        {
+            const std::size_t end = (channel + 1) * static_cast<std::size_t>(m.count) * length;
+            for (std::size_t i = end - static_cast<std::size_t>(window.count) * length; i < end; ++i)
+                window.audio.push_back(-m.audio[i]);
+        }
+        track.held.emplace_back(std::move(window));
+    }
+    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Ping&)
+    {
+        ++pings;
+        const auto newest = track.epochs.rbegin();
+        send(socket, id,
+             newest == track.epochs.rend() ? demon::Pong{} : demon::Pong{newest->first, newest->second.expected});
+    }
+    void on(zmq::socket_t& socket, const std::string& id, Track&, const demon::Configure& m)
+    {
+        ++configures;
+        send(socket, id, demon::Configured{m.revision});
+    }
+    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Drop& m)
+    {
+        ++drops;
+        track.epochs.erase(m.epoch);
+    }
+    template <class Other> void on(zmq::socket_t&, const std::string&, Track&, const Other&) {}
+
+    static void send(zmq::socket_t& socket, const std::string& id, const demon::Message& message)
+    {
+        const demon::Parts parts = demon::encode(message);
+        (void)socket.send(zmq::buffer(id), zmq::send_flags::sndmore);
+        for (std::size_t i = 0; i < parts.size(); ++i)
+            (void)socket.send(zmq::buffer(parts[i]),
+                              i + 1 < parts.size() ? zmq::send_flags::sndmore : zmq::send_flags::none);
+    }
+
+    const std::string endpoint;
+    std::atomic<bool> quit{false}, forget{false};
+    std::thread thread;
+};

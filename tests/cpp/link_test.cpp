@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Stream, link and a real socket, against a small engine in the same process.
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "FakeEngine.h"
+#include "catch.h"
+#include "link/EngineLink.h"
+
+using namespace demon;
+using namespace std::chrono_literals;
+
+namespace
+{
+constexpr int kRate = 8000;
+constexpr int kFrame = 320;
+constexpr int kLatencyFrames = 10;
+constexpr std::size_t kLatency = kLatencyFrames * kFrame;
+
+bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 8000ms)
+{
+    for (const auto until = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < until;)
+    {
+        if (condition())
+            return true;
+        std::this_thread::sleep_for(2ms);
+    }
+    return false;
+}
+
+/// One track: what the processor does, without a host.
+struct Track
+{
+    Telemetry telemetry;
+    EpochNumbers epochs;
+    std::shared_ptr<Stream> stream = std::make_shared<Stream>(kRate, kLatencyFrames, epochs, telemetry);
+    EngineLink link;
+    Transport transport;
+    std::vector<float> input, output;
+
+    explicit Track(const std::string& endpoint, bool offline = true) : link(endpoint, "test", Config())
+    {
+        transport.offline = offline;
+        transport.hasPosition = transport.playing = true;
+        link.attach(stream);
+    }
+
+    void play(int blocks, int size = 500)
+    {
+        Controls controls;
+        for (std::size_t i = 0; i < kLaneCount; ++i)
+            controls.lanes[i] = kLanes[i].defaultValue;
+        for (int block = 0; block < blocks; ++block)
+        {
+            std::vector<float> left(static_cast<std::size_t>(size));
+            for (float& value : left)
+                value = values(random);
+            input.insert(input.end(), left.begin(), left.end());
+            std::vector<float> right = left;
+            if (transport.offline)
+            {
+                OfflineWait waiter(link.progress(), 15'000'000'000);
+                stream->process({left.data(), right.data()}, size, transport, controls, waiter);
+            }
+            else
+            {
+                NeverWait waiter;
+                stream->process({left.data(), right.data()}, size, transport, controls, waiter);
+            }
+            transport.sample += size;
+            REQUIRE(left == right);
+            output.insert(output.end(), left.begin(), left.end());
+        }
+    }
+    /// True when the whole output is the negative of the input, a latency later.
+    bool isAllWet() const
+    {
+        for (std::size_t i = 0; i < output.size(); ++i)
+            if (output[i] != (i < kLatency ? 0.0f : -input[i - kLatency]))
+                return false;
+        return true;
+    }
+
+    std::mt19937 random{1};
+    std::uniform_real_distribution<float> values{-1.0f, 1.0f};
+};
+} // namespace
+
+TEST_CASE("a bounce through the engine is exact")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    track.transport.sample = 777;
+    track.play(200);
+    CHECK(track.isAllWet());
+    CHECK(track.telemetry.lateFrames == 0);
+    CHECK(engine.hellos == 1);
+    CHECK(engine.begins == 1);
+}
+
+TEST_CASE("a bounce waits for an engine that starts late")
+{
+    const std::string endpoint = freeEndpoint();
+    Track track(endpoint);
+    std::unique_ptr<FakeEngine> engine;
+    std::thread later(
+        [&]
+        {
+            std::this_thread::sleep_for(500ms);
+            engine = std::make_unique<FakeEngine>(endpoint);
+        });
+    track.play(100);
+    later.join();
+    CHECK(track.isAllWet());
+}
+
+TEST_CASE("an engine that dies in a bounce and comes back is fed again, and nothing is missing")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    track.play(100);
+    std::thread restart(
+        [&]
+        {
+            engine.stop();
+            std::this_thread::sleep_for(300ms);
+            engine.start();
+        });
+    track.play(200);
+    restart.join();
+    track.play(100);
+    CHECK(track.isAllWet());
+    CHECK(engine.begins >= 2);
+}
+
+TEST_CASE("an engine that has forgotten the track is greeted again, in the middle of a bounce")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    track.play(100);
+    engine.forgetTracks();
+    track.play(200);
+    CHECK(track.isAllWet());
+    CHECK(engine.hellos >= 2);
+    CHECK(engine.unknownAnswers >= 1);
+}
+
+TEST_CASE("several epochs in flight are all resumed")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    engine.holdsWindows = true;
+    Track track(endpoint);
+    track.play(3);
+    track.transport.sample = 50000;
+    track.play(2); // less than the latency so far: nothing has been waited for
+    REQUIRE(eventually([&] { return engine.frames >= 5; }));
+    engine.forgetTracks();
+    engine.holdsWindows = false;
+    track.play(100);
+    CHECK(track.isAllWet());
+}
+
+TEST_CASE("live, late windows are replaced and counted without any waiting, and playing recovers")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint, false);
+    REQUIRE(eventually([&] { return track.link.status().state == LinkState::ready; }));
+    engine.holdsWindows = true;
+    const std::int64_t startedAt = steadyNanoseconds();
+    track.play(40);
+    CHECK(steadyNanoseconds() - startedAt < 500'000'000);
+    CHECK(track.telemetry.lateFrames > 40);
+    engine.holdsWindows = false;
+    const auto late = [&] { return track.telemetry.lateFrames.load(); };
+    CHECK(eventually(
+        [&]
+        {
+            const std::int64_t before = late();
+            std::this_thread::sleep_for(30ms);
+            track.play(2);
+            return late() == before;
+        }));
+}
+
+TEST_CASE("live, after a restart the engine is asked only for what has not sounded yet")
+{
+    const std::string endpoint = freeEndpoint();
+    auto engine = std::make_unique<FakeEngine>(endpoint);
+    Track track(endpoint, false);
+    REQUIRE(eventually([&] { return track.link.status().state == LinkState::ready; }));
+    engine.reset();
+    track.play(100); // 156 frames without an engine
+    engine = std::make_unique<FakeEngine>(endpoint);
+    REQUIRE(eventually([&] { return engine->begins >= 1 && engine->frames > 0; }));
+    std::this_thread::sleep_for(100ms);
+    CHECK(engine->frames <= kLatencyFrames + 20 + 3);
+}
+
+TEST_CASE("a configuration set before a run is sent before its frames")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    REQUIRE(eventually([&] { return track.link.status().state == LinkState::ready; }));
+    Config config;
+    config.prompt = "strings";
+    track.link.setConfig(config);
+    track.play(20);
+    CHECK(engine.configures == 1);
+}
+
+TEST_CASE("a refusal is shown with its code, and cleared when acknowledged")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    engine.stop();
+    engine.refusal = {"E_BUSY", "no more tracks", 0};
+    engine.start();
+    Track track(endpoint);
+    REQUIRE(eventually([&] { return track.link.status().errorCode == "E_BUSY"; }));
+    CHECK(track.link.status().state == LinkState::refused);
+    track.link.acknowledgeError();
+    CHECK(track.link.status().errorCode.empty());
+}
+
+TEST_CASE("an endpoint that is no address is an error, not a crash")
+{
+    Track track("nonsense");
+    CHECK(eventually([&] { return track.link.status().errorCode == "E_ENDPOINT"; }));
+}
+
+TEST_CASE("construction and destruction are quick without an engine")
+{
+    const std::int64_t startedAt = steadyNanoseconds();
+    for (int i = 0; i < 10; ++i)
+        Track track("tcp://127.0.0.1:9");
+    CHECK(steadyNanoseconds() - startedAt < 1'000'000'000);
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// The processor as a host sees it, without a host and without an engine.
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "FakeEngine.h"
+#include "PluginProcessor.h"
+#include "catch.h"
+
+using demon::PluginProcessor;
+
+namespace
+{
+struct PlayHead : juce::AudioPlayHead
+{
+    bool playing = true;
+    juce::int64 sample = 0;
+    juce::Optional<PositionInfo> getPosition() const override
+    {
+        PositionInfo info;
+        info.setIsPlaying(playing);
+        info.setTimeInSamples(sample);
+        return info;
+    }
+};
+
+struct Host
+{
+    juce::ScopedJuceInitialiser_GUI juceRuntime;
+    PlayHead playHead;
+    std::unique_ptr<PluginProcessor> plugin;
+
+    explicit Host(bool offline, const char* endpoint = "tcp://127.0.0.1:9", const char* latencySeconds = "0.4")
+    {
+        setenv("DEMON_ENDPOINT", endpoint, 1);
+        setenv("DEMON_LATENCY_S", latencySeconds, 1);
+        setenv("DEMON_TIMEOUT_S", "0.3", 1);
+        plugin = std::make_unique<PluginProcessor>();
+        plugin->setNonRealtime(offline);
+        plugin->setPlayHead(&playHead);
+        prepare(48000.0);
+    }
+    void prepare(double rate)
+    {
+        plugin->setRateAndBufferSizeDetails(rate, 4096);
+        plugin->prepareToPlay(rate, 4096);
+    }
+    std::vector<float> play(const std::vector<float>& input, const std::vector<int>& blocks)
+    {
+        std::vector<float> output;
+        juce::MidiBuffer midi;
+        for (std::size_t at = 0, block = 0; at < input.size(); ++block)
+        {
+            const int size = std::min(blocks[block % blocks.size()], static_cast<int>(input.size() - at));
+            juce::AudioBuffer<float> buffer(2, size);
+            for (int channel = 0; channel < 2; ++channel)
+                buffer.copyFrom(channel, 0, input.data() + at, size);
+            plugin->processBlock(buffer, midi);
+            output.insert(output.end(), buffer.getReadPointer(0), buffer.getReadPointer(0) + size);
+            at += static_cast<std::size_t>(size);
+            playHead.sample += size;
+        }
+        return output;
+    }
+};
+
+std::vector<float> noise(std::size_t count)
+{
+    std::mt19937 random(3);
+    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
+    std::vector<float> signal(count);
+    for (float& value : signal)
+        value = values(random);
+    return signal;
+}
+
+bool isDelayed(const std::vector<float>& output, const std::vector<float>& input, int latency, float factor = 1.0f)
+{
+    for (std::size_t i = 0; i < output.size(); ++i)
+    {
+        const auto delay = static_cast<std::size_t>(latency);
+        if (output[i] != (i < delay ? 0.0f : factor * input[i - delay]))
+            return false;
+    }
+    return true;
+}
+
+const std::vector<std::vector<int>> kBlockPatterns{{64}, {480}, {512}, {1920}, {4096}, {1, 333, 64, 2048, 700}};
+} // namespace
+
+TEST_CASE("the parameters are the lanes in order, and Bypass")
+{
+    Host host(true);
+    const auto& parameters = host.plugin->getParameters();
+    REQUIRE(parameters.size() == static_cast<int>(demon::kLaneCount) + 1);
+    for (std::size_t i = 0; i < demon::kLaneCount; ++i)
+    {
+        const auto* parameter = dynamic_cast<juce::AudioParameterFloat*>(parameters[static_cast<int>(i)]);
+        REQUIRE(parameter != nullptr);
+        CHECK(parameter->paramID == demon::kLanes[i].id);
+        CHECK(parameter->get() == demon::kLanes[i].defaultValue);
+    }
+    CHECK(host.plugin->getBypassParameter() == parameters.getLast());
+}
+
+TEST_CASE("the reported latency is whole frames at every rate")
+{
+    Host host(true, "tcp://127.0.0.1:9", "6");
+    for (const double rate : {44100.0, 48000.0, 96000.0, 192000.0})
+    {
+        host.prepare(rate);
+        CHECK(host.plugin->getLatencySamples() == static_cast<int>(6 * rate));
+    }
+}
+
+TEST_CASE("live without an engine nothing waits and the dry signal passes bit for bit")
+{
+    const std::vector<float> input = noise(100000);
+    for (const auto& blocks : kBlockPatterns)
+    {
+        Host host(false);
+        const std::int64_t startedAt = demon::steadyNanoseconds();
+        const std::vector<float> output = host.play(input, blocks);
+        CHECK(demon::steadyNanoseconds() - startedAt < 250'000'000);
+        CHECK(isDelayed(output, input, host.plugin->getLatencySamples()));
+        CHECK(host.plugin->telemetry().lateFrames > 0);
+        CHECK_FALSE(host.plugin->telemetry().timedOut);
+    }
+}
+
+TEST_CASE("offline without an engine the wait ends once, the run is dry, and the error stays until acknowledged")
+{
+    const std::vector<float> input = noise(100000);
+    Host host(true);
+    const std::int64_t startedAt = demon::steadyNanoseconds();
+    const std::vector<float> output = host.play(input, {512});
+    const double seconds = static_cast<double>(demon::steadyNanoseconds() - startedAt) * 1e-9;
+    CHECK(seconds > 0.29);
+    CHECK(seconds < 1.5);
+    CHECK(isDelayed(output, input, host.plugin->getLatencySamples()));
+    CHECK(host.plugin->telemetry().timedOut);
+    host.plugin->acknowledgeErrors();
+    CHECK_FALSE(host.plugin->telemetry().timedOut);
+}
+
+TEST_CASE("offline with an engine every block size gives the same bits, at mix 1 wet and at mix 0 dry")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    const std::vector<float> input = noise(100000);
+    for (const float mix : {1.0f, 0.0f})
+        for (const auto& blocks : kBlockPatterns)
+        {
+            Host host(true, endpoint.c_str());
+            host.plugin->lanes()[demon::lane::mix] = mix;
+            const std::vector<float> output = host.play(input, blocks);
+            CHECK(isDelayed(output, input, host.plugin->getLatencySamples(), mix == 1.0f ? -1.0f : 1.0f));
+            CHECK(host.plugin->telemetry().lateFrames == 0);
+        }
+}
+
+TEST_CASE("state restores settings and lanes by id")
+{
+    Host host(true);
+    demon::Settings settings = host.plugin->settings();
+    settings.config = {"gr\xc3\xbc\xc3\x9f \"<&>\"\nline two", 4294967295LL, 12, "sde"};
+    settings.latePolicy = demon::LatePolicy::silence;
+    settings.latencySeconds = 8.0;
+    host.plugin->changeSettings(settings);
+    host.plugin->lanes()[demon::lane::guidance] = 7.25f;
+    host.plugin->lanes().bypass() = true;
+    juce::MemoryBlock saved;
+    host.plugin->getStateInformation(saved);
+
+    Host other(true);
+    other.plugin->setStateInformation(saved.getData(), static_cast<int>(saved.getSize()));
+    CHECK(other.plugin->settings() == host.plugin->settings());
+    CHECK(other.plugin->settings().config.prompt == settings.config.prompt);
+    CHECK(other.plugin->lanes()[demon::lane::guidance].get() == Approx(7.25f));
+    CHECK(other.plugin->lanes().bypass().get());
+    CHECK(other.plugin->getLatencySamples() == 8 * 48000);
+}
+
+TEST_CASE("state tolerates what is unknown, missing, out of range or garbage")
+{
+    Host host(true);
+    const auto restore = [&](const juce::String& text)
+    {
+        juce::MemoryBlock block;
+        if (const auto xml = juce::parseXML(text))
+            juce::AudioProcessor::copyXmlToBinary(*xml, block);
+        host.plugin->setStateInformation(block.getData(), static_cast<int>(block.getSize()));
+    };
+    restore("<DEMON version=\"9\" seed=\"-5\" steps=\"999\" solver=\"magic\" latency=\"nan\" colour=\"red\">"
+            "<LANE id=\"denoise\" value=\"7\"/><LANE id=\"gone\" value=\"1\"/><LANE value=\"1\"/><OTHER/></DEMON>");
+    CHECK(host.plugin->settings().config.seed == 0);
+    CHECK(host.plugin->settings().config.steps == 50);
+    CHECK(host.plugin->settings().config.solver == "ode");
+    CHECK(host.plugin->lanes()[demon::lane::denoise].get() == 1.0f);
+    CHECK(host.plugin->lanes()[demon::lane::mix].get() == 1.0f);
+    const demon::Settings before = host.plugin->settings();
+    restore("<OTHER prompt=\"no\"/>");
+    std::mt19937 random(5);
+    for (int round = 0; round < 200; ++round)
+    {
+        std::vector<char> bytes(random() % 300);
+        for (char& byte : bytes)
+            byte = static_cast<char>(random());
+        host.plugin->setStateInformation(bytes.data(), static_cast<int>(bytes.size()));
+    }
+    CHECK(host.plugin->settings() == before);
+}
+
+TEST_CASE("a new latency while playing is taken over at the next block")
+{
+    Host host(false);
+    host.play(noise(10000), {512});
+    demon::Settings settings = host.plugin->settings();
+    for (const double seconds : {0.2, 0.6, 0.8})
+    {
+        settings.latencySeconds = seconds;
+        host.plugin->changeSettings(settings);
+        CHECK(host.plugin->getLatencySamples() == static_cast<int>(seconds * 48000));
+    }
+    const std::vector<float> input = noise(60000);
+    CHECK(isDelayed(host.play(input, {512}), input, host.plugin->getLatencySamples()));
+}
+
+TEST_CASE("only stereo in and out is accepted")
+{
+    Host host(true);
+    juce::AudioProcessor::BusesLayout layout;
+    layout.inputBuses.add(juce::AudioChannelSet::mono());
+    layout.outputBuses.add(juce::AudioChannelSet::stereo());
+    CHECK_FALSE(host.plugin->isBusesLayoutSupported(layout));
+    layout.inputBuses.set(0, juce::AudioChannelSet::stereo());
+    CHECK(host.plugin->isBusesLayoutSupported(layout));
+}

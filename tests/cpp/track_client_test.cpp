@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// The rules of SPEC.md, section 5.
+#include "TrackClientRig.h"
+#include "catch.h"
+
+using namespace demon;
+using namespace track_client_rig;
+
+TEST_CASE("hello comes first, and nothing else before welcome")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.advance(100);
+    REQUIRE(rig.sent.size() == 1);
+    CHECK(rig.all<Hello>().front().lanes.size() == kWireLaneCount);
+    rig.welcome();
+    CHECK(rig.count<Begin>() == 1);
+    CHECK(rig.all<Feed>().front().count == 5);
+}
+
+TEST_CASE("feeds are joined up to 25 frames")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 60);
+    rig.welcome();
+    const auto feeds = rig.all<Feed>();
+    REQUIRE(feeds.size() == 3);
+    CHECK(feeds[0].count == 25);
+    CHECK(feeds[2].frame == 50);
+    CHECK(feeds[2].count == 10);
+    CHECK(feeds[2].audio.size() == 10 * 2 * kFrame);
+    CHECK(feeds[2].lanes.size() == 10 * kWireLaneCount);
+}
+
+TEST_CASE("without an answer the socket is opened anew, after waits that double up to two seconds")
+{
+    Rig rig;
+    CHECK(rig.reconnects == 1);
+    rig.advance(3000 + 250 + 10);
+    CHECK(rig.reconnects == 2);
+    rig.advance(3000 + 500 + 10);
+    CHECK(rig.reconnects == 3);
+    rig.advance(3000 + 1000 + 10);
+    CHECK(rig.reconnects == 4);
+    rig.advance(2 * (3000 + 2000 + 10));
+    CHECK(rig.reconnects == 6);
+}
+
+TEST_CASE("three seconds of silence lose the engine, any message keeps it")
+{
+    Rig rig;
+    rig.welcome();
+    for (int i = 0; i < 5; ++i)
+    {
+        rig.advance(2000);
+        rig.hear(Pong{});
+    }
+    CHECK(rig.client.status().state == LinkState::ready);
+    CHECK(rig.count<Ping>() >= 38);
+    rig.advance(3010);
+    CHECK(rig.client.status().state == LinkState::lost);
+}
+
+TEST_CASE("a ping names the oldest epoch that is not complete and its first missing frame")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 10);
+    rig.begin(2);
+    rig.feed(2, 0, 10);
+    rig.welcome();
+    rig.window(1, 0, 4);
+    rig.advance(260);
+    CHECK(rig.all<Ping>().back().epoch == 1);
+    CHECK(rig.all<Ping>().back().wanted == 4);
+    rig.window(1, 4, 6);
+    rig.advance(260);
+    CHECK(rig.all<Ping>().back().epoch == 2);
+    CHECK(rig.all<Ping>().back().wanted == 0);
+    CHECK(rig.all<Drop>().back().epoch == 1); // delivered: the engine may forget its windows
+}
+
+TEST_CASE("repeated, early and unknown windows are dropped, and the rest of an overlapping one is used")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 20);
+    rig.welcome();
+    rig.window(1, 0, 4);
+    rig.window(1, 0, 4);
+    rig.window(1, 8, 2);
+    rig.window(7, 0, 1);
+    CHECK(rig.takeWindows() == Places{{1, 0}, {1, 1}, {1, 2}, {1, 3}});
+    rig.window(1, 2, 4);
+    CHECK(rig.takeWindows() == Places{{1, 4}, {1, 5}});
+}
+
+TEST_CASE("windows of a later epoch wait for those of the earlier one")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 3);
+    rig.begin(2);
+    rig.feed(2, 0, 5);
+    rig.welcome();
+    rig.window(1, 0, 1);
+    rig.window(2, 0, 2);
+    CHECK(rig.takeWindows() == Places{{1, 0}});
+    rig.window(1, 1, 2);
+    CHECK(rig.takeWindows() == Places{{1, 1}, {1, 2}, {2, 0}, {2, 1}});
+
+    rig.begin(3);
+    rig.feed(3, 0, 5);
+    rig.window(3, 0, 1);
+    CHECK(rig.takeWindows().empty());
+    rig.output = {3, 0}; // the host has played past epoch 2
+    rig.advance(1);
+    CHECK(rig.takeWindows() == Places{{3, 0}});
+}
+
+TEST_CASE("an engine that lags and stands still for two seconds is fed again from where it stands")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 20);
+    rig.welcome();
+    const int before = rig.count<Feed>();
+    for (int i = 0; i < 7; ++i)
+    {
+        rig.hear(Pong{1, 5});
+        rig.advance(250);
+    }
+    CHECK(rig.count<Feed>() == before);
+    rig.advance(500);
+    rig.hear(Pong{1, 5});
+    REQUIRE(rig.count<Feed>() == before + 1);
+    CHECK(rig.all<Feed>().back().frame == 5);
+    CHECK(rig.all<Feed>().back().count == 15);
+}
+
+TEST_CASE("an engine that has not heard of the newest epoch for two seconds is told everything again")
+{
+    Rig rig;
+    rig.welcome();
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.hear(Pong{0, 0}); // may have crossed the begin
+    rig.advance(500);
+    rig.hear(Pong{1, 5});
+    rig.begin(2);
+    rig.feed(2, 0, 5);
+    for (int i = 0; i < 10; ++i)
+    {
+        rig.hear(Pong{1, 5});
+        rig.advance(250);
+    }
+    CHECK(rig.count<Hello>() == 2);
+    rig.welcome();
+    CHECK(rig.all<Begin>().back().epoch == 2);
+}
+
+TEST_CASE("a feed gap is closed at the next pong")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 20);
+    rig.welcome();
+    rig.hear(Error{error::feedGap, "", 1});
+    rig.hear(Pong{1, 0});
+    CHECK(rig.all<Feed>().back().frame == 0);
+    CHECK(rig.all<Feed>().back().count == 20);
+}
+
+TEST_CASE("a restarted engine gets every epoch that is still wanted, from as far back as it asked")
+{
+    Rig rig;
+    rig.welcome(20);
+    rig.begin(1);
+    rig.feed(1, 0, 100);
+    rig.window(1, 0, 60);
+    rig.begin(2);
+    rig.feed(2, 0, 10);
+    rig.sent.clear();
+    rig.hear(Error{error::unknownTrack, "", 0});
+    rig.advance(300);
+    REQUIRE(rig.count<Hello>() == 1);
+    CHECK(rig.count<Begin>() == 0);
+    rig.welcome(20);
+    const auto begins = rig.all<Begin>();
+    REQUIRE(begins.size() == 2);
+    CHECK(begins[0].epoch == 1);
+    CHECK(begins[0].feedFrom == 40);
+    CHECK(begins[0].deliverFrom == 60);
+    CHECK(begins[1].feedFrom == 0);
+    CHECK(rig.all<Feed>().front().frame == 40);
+    CHECK(rig.all<End>().front().epoch == 1);
+    CHECK(rig.all<End>().front().frame == 100);
+}
+
+TEST_CASE("a configuration goes out once, and again when it is not confirmed")
+{
+    Rig rig;
+    rig.welcome();
+    Config config;
+    config.seed = 5;
+    rig.client.configure(config);
+    rig.advance(100);
+    REQUIRE(rig.count<Configure>() == 1);
+    rig.advance(2000);
+    CHECK(rig.count<Configure>() == 2);
+    rig.hear(Configured{rig.all<Configure>().back().revision});
+    rig.advance(2500);
+    CHECK(rig.count<Configure>() == 2);
+}
+
+TEST_CASE("epochs that a live host has played past are dropped")
+{
+    Rig rig;
+    rig.welcome();
+    rig.begin(1, false);
+    rig.feed(1, 0, 10);
+    rig.begin(2, false);
+    rig.feed(2, 0, 10);
+    rig.output = {2, 0};
+    rig.advance(1);
+    CHECK(rig.client.keptEpochs() == 1);
+    CHECK(rig.all<Drop>().back().epoch == 1);
+}
+
+TEST_CASE("memory is bounded however long the engine is away")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, static_cast<std::int64_t>(EpochRecord::kMaxKeptFrames) + 500);
+    CHECK(rig.client.status().framesGivenUp == 500);
+    rig.welcome();
+    CHECK(rig.all<Begin>().front().feedFrom == 500);
+}
