@@ -40,8 +40,6 @@ def bounce_in_pedalboard(job: Job, source: Floats) -> tuple[Floats, Report]:
     if job.state:
         plugin.raw_state = edit_state(plugin.raw_state, job.state)
     parameters = {parameter.name: parameter for parameter in plugin.parameters.values()}
-    # It loads plugins at 44.1 kHz and learns of another rate's latency only when it prepares them for the second time.
-    plugin.process(np.zeros((2, job.block), np.float32), job.rate, buffer_size=job.block, reset=False)
     plugin.reset()
     parts = []
     for first, stop, values in runs_between_steps(job, source.shape[1]):

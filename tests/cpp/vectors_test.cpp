@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The golden bytes that both languages must agree on.
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -8,7 +9,9 @@
 #include <vector>
 
 #include "catch.h"
+#include "core/WireLanes.h"
 #include "demon/codec.h"
+#include "demon/timebase.h"
 
 namespace
 {
@@ -57,6 +60,23 @@ demon::Parts readParts(const std::string& file)
     }
     return parts;
 }
+
+float floatOf(const std::string& hexDigits)
+{
+    const auto bits = static_cast<std::uint32_t>(std::stoul(hexDigits, nullptr, 16));
+    float value = 0.0f;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+const demon::LaneInfo& laneNamed(const std::string& id)
+{
+    for (const demon::LaneInfo& info : demon::kLanes)
+        if (id == info.id)
+            return info;
+    FAIL("no lane " << id);
+    return demon::kLanes[0];
+}
 } // namespace
 
 TEST_CASE("every golden vector decodes to its type and encodes to the same bytes, or gives the named error")
@@ -82,4 +102,33 @@ TEST_CASE("every golden vector decodes to its type and encodes to the same bytes
             CHECK(std::get<demon::Fault>(decoded).code == v.word);
         }
     }
+}
+
+TEST_CASE("lane values are settled to the same bits as in Python")
+{
+    std::ifstream lines(DEMON_VECTORS "/settled.txt");
+    std::string id, value, settled;
+    int count = 0;
+    for (; lines >> id >> value >> settled; ++count)
+    {
+        INFO(id << ' ' << value);
+        const float got = demon::settledLaneValue(laneNamed(id), floatOf(value));
+        CHECK(got == floatOf(settled));
+    }
+    CHECK(count > 500);
+}
+
+TEST_CASE("samples lie in the same frames as in Python")
+{
+    std::ifstream lines(DEMON_VECTORS "/timebase.txt");
+    std::int64_t rate = 0, sample = 0, frame = 0, first = 0;
+    int count = 0;
+    for (; lines >> rate >> sample >> frame >> first; ++count)
+    {
+        INFO(rate << ' ' << sample);
+        const demon::FrameGrid grid = demon::FrameGrid::forRate(static_cast<int>(rate));
+        CHECK(grid.frameOf(sample) == frame);
+        CHECK(sample - grid.offsetOf(sample) == first);
+    }
+    CHECK(count > 50);
 }
