@@ -22,8 +22,7 @@ test-python: plugin
 	$(PY) -m pytest
 
 plugin: $(VENV)/.ready ## build the VST3: build/DEMON.vst3
-	cmake -S . -B $(BUILD) -G Ninja -DCMAKE_BUILD_TYPE=Release $(if $(shell command -v ccache),-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache) > $(BUILD).log || (cat $(BUILD).log; exit 1)
-	@rm -f $(BUILD).log
+	cmake -S . -B $(BUILD) -G Ninja --log-level=WARNING -DDEMON_WERROR=ON
 	cmake --build $(BUILD)
 
 serve: $(VENV)/.ready ## run the engine server; MODEL=path, ENDPOINT=tcp://127.0.0.1:47800

@@ -19,7 +19,6 @@ import msgspec
 import numpy as np
 
 from demo.picture import draw
-from engine_server.cli import load_engine
 from engine_server.files import read_audio, write_audio, write_json
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.receipt import Receipt, write_receipt
@@ -46,7 +45,7 @@ def main() -> None:
 
     source, rate = read_audio(arguments.source)
     lanes = draw_lanes(frames_to_cover(source.shape[1], rate))
-    with engine_server() as endpoint:
+    with engine_server() as (endpoint, checkpoint, checkpoint_hash, backend):
         began = time.monotonic()
         environment = {"DEMON_PROMPT": config.prompt, "DEMON_SEED": str(config.seed)}
         job = start_bounce(
@@ -54,11 +53,10 @@ def main() -> None:
         )
         result, report = job.finish()
         took = time.monotonic() - began
-    engine = load_engine("embedded", depth=4)
     receipt = write_receipt(
-        checkpoint=engine.checkpoint.name,
-        checkpoint_hash=engine.checkpoint.content_hash,
-        backend=engine.backend,
+        checkpoint=checkpoint,
+        checkpoint_hash=checkpoint_hash,
+        backend=backend,
         rate=rate,
         config=config,
         source=source,
@@ -86,8 +84,8 @@ def draw_lanes(frames: int) -> dict[str, Floats]:
 
 
 @contextmanager
-def engine_server() -> Iterator[str]:
-    """A server process with the embedded checkpoint; yields its endpoint."""
+def engine_server() -> Iterator[list[str]]:
+    """A server process with the embedded checkpoint; yields endpoint, checkpoint, its hash, and the backend."""
     command = [sys.executable, "-m", "engine_server.cli", "serve", "--endpoint", "tcp://127.0.0.1:*"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -95,7 +93,7 @@ def engine_server() -> Iterator[str]:
         line = process.stdout.readline()
         if not line.startswith("serving "):
             raise SystemExit("the engine server did not start")
-        yield line.split()[1]
+        yield line.strip().split(maxsplit=4)[1:]
     finally:
         process.terminate()
         process.wait()

@@ -71,7 +71,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     checkpoint = server.checkpoint
-    print(f"serving {server.endpoint}  {checkpoint.name} {checkpoint.content_hash[:12]}", flush=True)
+    print(f"serving {server.endpoint} {checkpoint.name} {checkpoint.content_hash} {server.backend}", flush=True)
     server.run()
 
 
@@ -90,7 +90,7 @@ def render(
     depth: Depth = 4,
 ) -> None:
     """Bounce a file, with the same bits as through the plugin."""
-    from engine_server.files import read_audio, write_audio, write_json
+    from engine_server.files import check_folder, read_audio, write_audio, write_json
     from engine_server.progress import bounce_progress
     from engine_server.tracks.curves import build_table, parse_lane
     from engine_server.tracks.receipt import write_receipt
@@ -100,6 +100,7 @@ def render(
 
     if solver not in ("ode", "sde"):
         raise DemonError("E_FIELD", f"solver is {solver!r}; it must be ode or sde")
+    check_folder(out)
     audio, rate = read_audio(source)
     frames = frames_to_cover(audio.shape[1], rate)
     curves = build_table(dict(parse_lane(text, frames) for text in lane or []), frames)

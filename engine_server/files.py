@@ -36,6 +36,12 @@ def read_audio(path: Path) -> tuple[Floats, int]:
     return np.ascontiguousarray(np.broadcast_to(samples, (len(samples), CHANNELS)).T), rate
 
 
+def check_folder(path: Path) -> None:
+    """Raise DemonError `E_OUTPUT` now rather than after hours, if the folder of `path` cannot be written to."""
+    if not os.access(path.parent, os.W_OK):
+        raise DemonError("E_OUTPUT", f"{path.parent} is not a folder that can be written to")
+
+
 def write_audio(path: Path, audio: Floats, rate: int) -> None:
     """Write `[2, N]` as a 32-bit float WAV. Raises DemonError `E_OUTPUT`."""
     _write_whole(path, lambda part: soundfile.write(part, audio.T, rate, subtype="FLOAT", format="WAV"))

@@ -89,13 +89,18 @@ def start_bounce(
     }
     job = Job(host, block, rate, str(BUNDLE), str(paths["source"]), str(paths["result"]), curves, dict(state or {}))
     process = subprocess.Popen(
-        [sys.executable, "-m", "hosts.worker", msgspec.json.encode(job).decode()],
+        [sys.executable, "-m", "hosts.worker"],
         cwd=ROOT,
         env=os.environ | {"DEMON_ENDPOINT": endpoint} | dict(environment or {}),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    assert process.stdin is not None
+    process.stdin.write(msgspec.json.encode(job).decode())
+    process.stdin.close()
+    process.stdin = None  # communicate() would flush it again
     return HostProcess(process, paths["result"], folder)
 
 

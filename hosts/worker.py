@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host process: `python -m hosts.worker JOB`, with a `Job` as JSON; prints a `Report`."""
+"""The host process: `python -m hosts.worker`, a `Job` as JSON on standard input; prints a `Report`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_LATENCY_S = 15
 
 
 def main() -> None:
-    job = msgspec.json.decode(sys.argv[1], type=Job)
+    job = msgspec.json.decode(sys.stdin.read(), type=Job)
     source = np.load(job.source)
     run = {"pedalboard": bounce_in_pedalboard, "dawdreamer": bounce_in_dawdreamer}[job.host]
     audio, report = run(job, source)

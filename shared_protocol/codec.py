@@ -88,14 +88,15 @@ def _explain(data: bytes, error: msgspec.ValidationError) -> DemonError:
     if isinstance(raw, dict) and isinstance(raw.get("type"), str):
         if raw["type"] not in _KNOWN_TYPES:
             return DemonError("E_UNKNOWN_MESSAGE", f"no message has the type {raw['type'][:32]!r}")
-        if raw["type"] == "hello" and raw.get("protocol") != PROTOCOL_VERSION:  # its other fields may have changed
-            return DemonError("E_PROTOCOL_VERSION", version_mismatch(raw.get("protocol")))
+        theirs = raw.get("protocol")
+        if raw["type"] == "hello" and isinstance(theirs, int) and theirs != PROTOCOL_VERSION:
+            return DemonError("E_PROTOCOL_VERSION", version_mismatch(theirs))  # its other fields may have changed
     if isinstance(error.__cause__, m.FieldError) or _is_range_error(str(error)):
         return DemonError("E_FIELD", str(error)[:1024])
     return DemonError("E_MALFORMED", str(error)[:1024])
 
 
-def version_mismatch(theirs: object) -> str:
+def version_mismatch(theirs: int) -> str:
     """What to tell the user when the two ends differ."""
     return f"this end speaks protocol {PROTOCOL_VERSION}, the other {theirs}: update the older one"
 

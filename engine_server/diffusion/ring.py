@@ -196,9 +196,8 @@ class Ring:
 
     def _advance(self, due: np.ndarray) -> Tensor:
         slots = torch.arange(self.shape.depth, device=self._device)
-        now = torch.from_numpy(np.where(due, self._step, MAX_STEPS)).to(
-            self._device
-        )  # level MAX_STEPS is 0 unless 50 steps
+        # The last level is always 0: an idle row moves from 0 to 0.
+        now = torch.from_numpy(np.where(due, self._step, MAX_STEPS)).to(self._device)
         nxt = torch.from_numpy(np.where(due, self._step + 1, MAX_STEPS)).to(self._device)
         t_now, t_next = self._levels[slots, now], self._levels[slots, nxt]
         v = self._decoder(self._x, t_now, self._states, self._mask, self._context)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -16,9 +16,11 @@ from diffusers.pipelines.ace_step import (
     AceStepAudioTokenizer,
     AceStepConditionEncoder,
 )
+from msgspec import Meta
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3Model
 
+from engine_server.diffusion.schedule import MAX_STEPS
 from engine_server.model.codec import Codec, load_codec
 from engine_server.model.conditioning import Condition, encode_condition, pad_condition
 from engine_server.model.dit import DitForward
@@ -35,10 +37,10 @@ CACHED_CONDITIONS = 64
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Default spans of a window in frames: past, hop and lookahead, and the crossfade between hops."""
 
-    hop: int = 50
-    past: int = 100
-    lookahead: int = 50
-    crossfade: int = 10
+    hop: Annotated[int, Meta(ge=2, le=250)] = 50
+    past: Annotated[int, Meta(ge=0, le=5000)] = 100
+    lookahead: Annotated[int, Meta(ge=2, le=250)] = 50
+    crossfade: Annotated[int, Meta(ge=0, le=250)] = 10
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,18 +48,25 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cover_context: Literal["raw", "tokenizer"] = "tokenizer"
     """What the decoder sees as a cover's context: raw codec latents, or the 5 Hz tokenizer's hints."""
-    steps: int = 8
-    shift: float = 3.0
-    condition_tokens: int = 256
+    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 8
+    shift: Annotated[float, Meta(gt=0.0, le=20.0)] = 3.0
+    condition_tokens: Annotated[int, Meta(ge=8, le=4096)] = 256
     """Length that conditions are padded to."""
     geometry: Geometry = Geometry()
+
+    def __post_init__(self) -> None:
+        spans = (self.geometry.hop, self.geometry.past, self.geometry.lookahead)
+        if self.cover_context == "tokenizer" and any(span % (2 * CODE_FRAMES) for span in spans):
+            raise ValueError(
+                f"with the tokenizer, hop, past and lookahead must be multiples of {2 * CODE_FRAMES} frames"
+            )
 
 
 class Checkpoint:
     """Everything that is loaded once and shared by all tracks. Inference only; one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = folder.name
+        self.name = folder.resolve().name
         self.content_hash = content_hash(folder)
         self.settings = _read_settings(folder)
         load: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}

@@ -2,8 +2,8 @@
 """The decoder's forward pass, over the weights and blocks of diffusers' `AceStepTransformer1DModel`.
 
 Ours differs from diffusers' own forward in two ways. Padded condition tokens are masked out of cross-attention, so a row's
-result depends on its own condition only; and everything that depends on shapes alone (RoPE tables, the band mask of the
-sliding-attention layers) or is constant at inference (the `t - r` embedding, since r = t) is computed once.
+result depends on its own condition only; and what depends on shapes alone (RoPE tables, the band mask of the sliding-attention
+layers) is computed once. The second timestep is always equal to the first, as everywhere at inference.
 """
 
 from __future__ import annotations
@@ -25,11 +25,6 @@ class DitForward:
         self._model = transformer
         self._tables: dict[int, tuple[tuple[Tensor, Tensor], Tensor]] = {}
 
-    @property
-    def patch_size(self) -> int:
-        """Frames per token; the number of frames of a call must be a multiple of it."""
-        return int(self._model.patch_size)
-
     def __call__(
         self,
         x: Tensor,
@@ -40,7 +35,7 @@ class DitForward:
     ) -> Tensor:
         """Velocity `v ~ noise - clean` of every row.
 
-        x: noisy latents `[B, T, 64]`, T a multiple of `patch_size`; t: noise levels `[B]` in [0, 1];
+        x: noisy latents `[B, T, 64]`, T a multiple of the patch size (2); t: noise levels `[B]` in [0, 1];
         states: encoded condition `[B, L, E]`; mask: `[B, L]` bool, True for real tokens, None for all;
         context: `[B, T, 128]`, source latents and chunk mask. Returns `[B, T, 64]`.
         """

@@ -3,43 +3,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
 
 import numpy as np
 
-from engine_server.tracks.track import MAX_FRAMES_AHEAD, AudioWindow
+from engine_server.tracks.track import MAX_FRAMES_HELD, AudioWindow
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import Hello
 
 RESEND_AFTER_S = 2.0
+_numbers = itertools.count()
 
 
-@dataclass
 class _Pending:
-    window: AudioWindow
-    sent_at: float | None = None
+    """A window that has not been acknowledged."""
+
+    def __init__(self, window: AudioWindow) -> None:
+        self.window = window
+        self.sent_at: float | None = None
 
 
-@dataclass
 class Client:
-    """One routing id. Belongs to the socket thread."""
+    """One `hello` of one routing id. Belongs to the socket thread.
 
-    routing_id: bytes
-    last_heard: float
-    hello: Hello | None = None
-    _outbox: list[_Pending] = field(default_factory=list)
+    Every hello is a new track to the engine, so that what an old one still has in flight cannot reach the new one.
+    """
 
-    @property
-    def track_id(self) -> str:
-        """Names the track in the engine and the log."""
-        return self.routing_id.hex()
-
-    def greet(self, hello: Hello) -> None:
-        """Start over, as `hello` asks."""
+    def __init__(self, routing_id: bytes, hello: Hello, now: float) -> None:
+        self.routing_id = routing_id
+        self.track_id = f"{routing_id.hex()[:12]}.{next(_numbers)}"
         self.hello = hello
-        self._outbox.clear()
+        self.last_heard = now
+        self._outbox: list[_Pending] = []
         rows = load_lanes()
         infinite = float("inf")
         self._low = np.array([rows[i].minimum if i in rows else -infinite for i in hello.lanes], dtype=np.float32)
@@ -47,13 +44,12 @@ class Client:
 
     def check_feed(self, lanes: Floats) -> None:
         """Raise DemonError `E_LANE_RANGE` or `E_LIMIT`. Unknown lanes may hold any finite value."""
-        assert self.hello is not None
         outside = ((lanes < self._low) | (lanes > self._high)).any(axis=0)
         if outside.any():
             lane = load_lanes()[self.hello.lanes[int(np.flatnonzero(outside)[0])]]
             raise DemonError("E_LANE_RANGE", f"{lane.id} takes values from {lane.minimum:g} to {lane.maximum:g}")
-        if sum(pending.window.count for pending in self._outbox) > MAX_FRAMES_AHEAD:
-            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_AHEAD} frames of windows wait to be acknowledged")
+        if sum(pending.window.count for pending in self._outbox) > MAX_FRAMES_HELD:
+            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_HELD} frames of windows wait to be acknowledged")
 
     def deliver(self, window: AudioWindow) -> None:
         """Queue a finished window."""

@@ -27,6 +27,7 @@ MAX_PART_BYTES = 16 * 2**20
 SEND_HIGH_WATER = 64
 FORGET_AFTER_S = 30.0
 POLL_MS = 250
+MESSAGES_AT_ONCE = 256
 LOOPBACK = re.compile(r"^(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):(\d+|\*)|ipc://.+)$")
 log = logging.getLogger("demon.serve")
 
@@ -63,7 +64,7 @@ class Server:
         self._wake_out.connect("inproc://wake")
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stopping = threading.Event()
-        self.checkpoint = engine.checkpoint
+        self.checkpoint, self.backend = engine.checkpoint, engine.backend
         self._clients: dict[bytes, Client] = {}
         self._worker = Worker(engine, self._emit)
 
@@ -81,7 +82,7 @@ class Server:
                         while True:
                             self._wake_in.recv(zmq.DONTWAIT)
                 if self._socket in ready:
-                    self._receive_all()
+                    self._receive_some()
                 self._take_events()
                 self._send_windows()
                 self._forget_silent()
@@ -99,8 +100,9 @@ class Server:
         with contextlib.suppress(zmq.Again):  # a full pair will wake the other end all the same
             self._wake_out.send(b"", zmq.DONTWAIT)
 
-    def _receive_all(self) -> None:
-        while True:
+    def _receive_some(self) -> None:
+        """Take what has come, but no more than others can wait for."""
+        for _ in range(MESSAGES_AT_ONCE):
             try:
                 routing_id, *parts = self._socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -111,8 +113,8 @@ class Server:
         client = self._clients.get(routing_id)
         epoch = 0
         try:
-            hello = client.hello if client else None
-            packet = decode(parts, rate=hello.rate if hello else MAX_RATE, lane_count=len(hello.lanes) if hello else 0)
+            rate, lane_count = (client.hello.rate, len(client.hello.lanes)) if client else (MAX_RATE, 0)
+            packet = decode(parts, rate=rate, lane_count=lane_count)
             epoch = getattr(packet.header, "epoch", 0)
             self._handle(routing_id, client, packet)
         except DemonError as error:
@@ -130,7 +132,7 @@ class Server:
     def _handle(self, routing_id: bytes, client: Client | None, packet: Packet) -> None:
         now, header = time.monotonic(), packet.header
         if isinstance(header, m.Hello):
-            self._greet(routing_id, client, header, packet)
+            self._greet(routing_id, client, header)
             return
         if client is None:
             raise DemonError("E_UNKNOWN_TRACK", "say hello first")
@@ -139,7 +141,6 @@ class Server:
             case m.Ping(epoch, wanted):
                 client.acknowledge(epoch, wanted, now)
                 self._send(routing_id, Packet(self._worker.positions.get(client.track_id, m.Pong(0, 0))))
-                return
             case m.Feed():
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
@@ -147,22 +148,21 @@ class Server:
                 client.drop(epoch)
             case m.Bye():
                 del self._clients[routing_id]
-                log.info("track %s left", client.track_id[:12])
+                log.info("track %s left", client.track_id)
         self._worker.post(client.track_id, packet)
 
-    def _greet(self, routing_id: bytes, client: Client | None, hello: m.Hello, packet: Packet) -> None:
+    def _greet(self, routing_id: bytes, old: Client | None, hello: m.Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
-        if client is None:
-            if len(self._clients) >= MAX_TRACKS:
-                raise DemonError("E_BUSY", f"this server takes {MAX_TRACKS} tracks")
-            client = self._clients[routing_id] = Client(routing_id, time.monotonic())
-        client.last_heard = time.monotonic()
-        client.greet(hello)
-        log.info("track %s: %s at %d Hz", client.track_id[:12], hello.client, hello.rate)
-        self._worker.post(client.track_id, packet)
+        if old:
+            self._worker.post(old.track_id, Packet(m.Bye()))
+        elif len(self._clients) >= MAX_TRACKS:
+            raise DemonError("E_BUSY", f"this server takes {MAX_TRACKS} tracks")
+        client = self._clients[routing_id] = Client(routing_id, hello, time.monotonic())
+        log.info("track %s: %s at %d Hz", client.track_id, hello.client, hello.rate)
+        self._worker.post(client.track_id, Packet(hello))
 
     def _take_events(self) -> None:
         by_track = {client.track_id: client for client in self._clients.values()}
@@ -175,6 +175,8 @@ class Server:
                 client.deliver(event.what)
             else:
                 self._send(client.routing_id, Packet(event.what))
+            if event.ends_track:
+                del self._clients[client.routing_id]
 
     def _send_windows(self) -> None:
         for client in self._clients.values():
@@ -197,6 +199,6 @@ class Server:
     def _forget_silent(self) -> None:
         now = time.monotonic()
         for client in [c for c in self._clients.values() if now - c.last_heard > FORGET_AFTER_S]:
-            log.info("track %s fell silent", client.track_id[:12])
+            log.info("track %s fell silent", client.track_id)
             del self._clients[client.routing_id]
             self._worker.post(client.track_id, Packet(m.Bye()))

@@ -23,6 +23,7 @@ from shared_protocol.errors import DemonError
 
 PROGRESS_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
+MESSAGES_AT_ONCE = 256
 log = logging.getLogger("demon.engine")
 
 
@@ -32,10 +33,12 @@ class Event:
 
     track: str
     what: m.Message | AudioWindow
+    ends_track: bool = False
+    """The track's hello was refused: there is no such track."""
 
 
 class Worker:
-    """Owns the engine. `post` and `forget` may be called from any thread; everything else happens on the worker's own."""
+    """Owns the engine. `start`, `stop` and `post` may be called from any thread; all else happens on the worker's own."""
 
     def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
         self._engine = engine
@@ -63,25 +66,25 @@ class Worker:
         while True:
             busy = self._engine.has_work()
             try:
-                item = self._inbox.get(block=not busy, timeout=IDLE_POLL_S)
-                while item is not None:
+                for count in range(MESSAGES_AT_ONCE):
+                    item = self._inbox.get(block=not (busy or count), timeout=IDLE_POLL_S)
+                    if item is None:
+                        return
                     self._apply(*item)
-                    item = self._inbox.get_nowait()
-                return
             except queue.Empty:
                 pass
             if self._engine.has_work():
                 self._step()
 
     def _apply(self, track: str, packet: Packet) -> None:
-        epoch = getattr(packet.header, "epoch", 0)
+        epoch, is_hello = getattr(packet.header, "epoch", 0), isinstance(packet.header, m.Hello)
         try:
             self._handle(track, packet)
         except DemonError as error:
-            self._fail(track, error, epoch)
+            self._fail(track, error, epoch, ends_track=is_hello)
         except Exception as error:
             log.exception("track %s: %s failed", track, type(packet.header).__name__)
-            self._fail(track, DemonError("E_ENGINE", f"{type(error).__name__}: {error}"), epoch)
+            self._fail(track, _engine_error(error), epoch, ends_track=is_hello)
         if known := self._engine.tracks.get(track):
             self.positions[track] = m.Pong(known.newest_epoch, known.expected)
         else:
@@ -90,11 +93,11 @@ class Worker:
     def _handle(self, track_id: str, packet: Packet) -> None:
         header, tracks = packet.header, self._engine.tracks
         if isinstance(header, m.Hello):
-            self._engine.remove(track_id)
             self._greet(track_id, header)
             return
         if isinstance(header, m.Bye):
             self._engine.remove(track_id)
+            self._progress_at.pop(track_id, None)
             return
         track = tracks.get(track_id)
         if track is None:
@@ -111,6 +114,8 @@ class Worker:
                 track.feed(epoch, frame, packet.audio, packet.lanes)
             case m.End(epoch, frame):
                 track.finish(epoch, frame)
+            case m.Ping(epoch, wanted):
+                track.skip(epoch, wanted)
             case m.Drop(epoch):
                 self._engine.drop(track_id, epoch)
             case _:
@@ -144,20 +149,12 @@ class Worker:
         )
 
     def _step(self) -> None:
-        in_flight = self._engine.progress()
-        try:
-            result = self._engine.step()
-        except Exception as error:
-            log.exception("the engine failed")
-            for epoch_of in {(p.hop.track, p.hop.epoch) for p in in_flight}:
-                self._engine.drop(*epoch_of)
-                self._fail(epoch_of[0], DemonError("E_ENGINE", f"{type(error).__name__}: {error}"), epoch_of[1])
-            return
+        result = self._engine.step()
         for window in result.windows:
             self._emit(Event(window.track, window))
         for hop, reason in result.failures:
             log.error("track %s epoch %d hop %d: %s", hop.track, hop.epoch, hop.hop, reason)
-            self._fail(hop.track, DemonError("E_ENGINE", f"{type(reason).__name__}: {reason}"), hop.epoch)
+            self._fail(hop.track, _engine_error(reason), hop.epoch)
         self._report_progress()
 
     def _report_progress(self) -> None:
@@ -168,5 +165,10 @@ class Worker:
                 frame = p.hop.hop * self._engine.tracks[p.hop.track].geometry.hop
                 self._emit(Event(p.hop.track, m.Progress(p.hop.epoch, frame, p.step, p.steps)))
 
-    def _fail(self, track: str, error: DemonError, epoch: int) -> None:
-        self._emit(Event(track, m.Error(error.code, error.message.encode()[:1024].decode(errors="ignore"), epoch)))
+    def _fail(self, track: str, error: DemonError, epoch: int, *, ends_track: bool = False) -> None:
+        text = error.message.encode()[:1024].decode(errors="ignore")
+        self._emit(Event(track, m.Error(error.code, text, epoch), ends_track))
+
+
+def _engine_error(error: Exception) -> DemonError:
+    return DemonError("E_ENGINE", f"{type(error).__name__}: {error}")

@@ -80,7 +80,7 @@ def read_curve(path: Path, frames: int) -> Floats:
         if rows and not _is_number(rows[0][0]):
             rows = rows[1:]
         table = np.array([[float(cell) for cell in row] for row in rows], dtype=np.float64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DemonError("E_CURVE_FILE", f"{path}: {error}") from error
     if table.ndim != 2 or table.shape[1] not in (1, 2) or not np.isfinite(table).all():
         raise DemonError("E_CURVE_FILE", f"{path} must have one column (values per frame) or two (seconds, value)")

@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from engine_server.diffusion.ring import Ring, RingShape
+from engine_server.diffusion.ring import Completion, Ring, RingShape
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.tracks.track import AudioWindow, HopId, Track
 from shared_protocol.timebase import FRAMES_PER_SECOND
@@ -71,28 +71,40 @@ class Engine:
         return any(ring.busy for ring in self._rings.values()) or any(t.next_hop() for t in self.tracks.values())
 
     def progress(self) -> list[HopProgress]:
-        """Every hop in flight."""
+        """Every hop in flight, then every hop that waits for a slot (with no step done)."""
         slots = itertools.chain.from_iterable(ring.progress() for ring in self._rings.values())
-        return [
+        flying = [
             HopProgress(slot.request_id, slot.step, slot.steps) for slot in slots if isinstance(slot.request_id, HopId)
         ]
+        waiting = [HopProgress(hop, 0, track.steps) for track in self.tracks.values() if (hop := track.next_hop())]
+        return flying + waiting
 
     def step(self) -> StepResult:
         """Fill free slots, earliest deadline first, tick every busy ring once, decode what has become ready.
 
-        A track whose hop cannot be prepared or decoded fails alone: its epoch is dropped and reported.
+        What cannot be prepared, computed or decoded fails alone: its epoch is dropped and reported.
         """
         result = StepResult()
         self._admit(result)
         for ring in self._rings.values():
-            if not ring.busy:
-                continue
-            for completion in ring.tick():
+            for completion in self._tick(ring, result):
                 hop = completion.request_id
                 assert isinstance(hop, HopId)
                 self._deadlines.pop(hop, None)
                 self._guard(hop, result, partial(self._complete, hop, completion.latent, result))
         return result
+
+    def _tick(self, ring: Ring, result: StepResult) -> list[Completion]:
+        """Tick a ring. If that fails, its hops fail, and the other rings go on."""
+        if not ring.busy:
+            return []
+        try:
+            return ring.tick()
+        except Exception as error:
+            for hop in [slot.request_id for slot in ring.progress() if isinstance(slot.request_id, HopId)]:
+                self.drop(hop.track, hop.epoch)
+                result.failures.append((hop, error))
+            return []
 
     def _admit(self, result: StepResult) -> None:
         waiting = [hop for track in self.tracks.values() if (hop := track.next_hop())]

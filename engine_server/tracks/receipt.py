@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from importlib import metadata
 
 import msgspec
 import numpy as np
@@ -25,6 +26,7 @@ class Receipt(msgspec.Struct, frozen=True):
     checkpoint: str
     checkpoint_sha256: str
     backend: str
+    libraries: str
     processor: str
     rate: int
     samples: int
@@ -53,6 +55,7 @@ def write_receipt(
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_hash,
         backend=backend,
+        libraries=library_versions(),
         processor=processor_name(),
         rate=rate,
         samples=source.shape[1],
@@ -62,6 +65,11 @@ def write_receipt(
         lanes={lane: describe_curve(curves.values[:, column]) for column, lane in enumerate(curves.lanes)},
         result_sha256=hash_floats(result),
     )
+
+
+def library_versions() -> str:
+    """Versions of what computes: another one may give other bits."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "soxr"))
 
 
 def hash_floats(values: Floats) -> str:

@@ -50,9 +50,9 @@ class Timeline:
     def feed(self, frame: int, audio: Floats, lanes: Floats) -> None:
         """Take audio `[2, n * frame]` and lanes `[n, columns]` from `frame` on; frames that are already here are ignored.
 
-        Raises DemonError: `E_EPOCH` after `end`, `E_FEED_GAP` if `frame` is ahead of the frame expected.
+        Raises DemonError: `E_EPOCH` for frames after the end, `E_FEED_GAP` if `frame` is ahead of the frame expected.
         """
-        if self.end is not None:
+        if self.end is not None and frame + lanes.shape[0] > self.end:
             raise DemonError("E_EPOCH", "the epoch has ended")
         self._check_gap(frame)
         size = samples_per_frame(self._rate)
@@ -60,6 +60,11 @@ class Timeline:
             self._audio[frame + offset] = audio[:, offset * size : (offset + 1) * size].copy()
             self._lanes[frame + offset] = lanes[offset].copy()
         self.expected = max(self.expected, frame + lanes.shape[0])
+
+    @property
+    def held(self) -> int:
+        """Frames of input in memory."""
+        return len(self._audio)
 
     def finish(self, frame: int) -> None:
         """No input from `frame` on. Raises DemonError `E_FEED_GAP` if it is ahead of the frame expected."""
@@ -90,8 +95,11 @@ class Timeline:
     def forget_before(self, frame: int) -> None:
         """Free what no later window needs."""
         for kept in [f for f in self._audio if f < frame]:
-            del self._audio[kept], self._lanes[kept]
-        self._first_kept = max(self._first_kept, min(frame, self.expected - 1))
+            del self._audio[kept]
+        first_lane = min(frame, self.expected - 1)  # the last value is held for ever
+        for kept in [f for f in self._lanes if f < first_lane]:
+            del self._lanes[kept]
+        self._first_kept = max(self._first_kept, first_lane)
         for kept in [c for c in self._latents if (c + 1) * self._geometry.chunk <= frame]:
             del self._latents[kept]
 

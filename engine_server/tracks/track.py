@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine_server.diffusion.noise import PositionNoise
@@ -20,8 +21,8 @@ from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
 
-MAX_FRAMES_AHEAD = 3000
-"""Input that a client may feed beyond its last finished hop: two minutes."""
+MAX_FRAMES_HELD = 3000
+"""Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
 MAX_EPOCHS = 64
 ACTED_LANES = ("denoise", "velocity_scale", "source_blend", "ode_noise", "initial_noise", "shift", "structure")
 """Lanes that the engine acts on today; the others are declared in the table and greyed out by the client."""
@@ -99,13 +100,15 @@ class Track:
         self._rate = rate
         self._lanes = tuple(lanes)
         self._epochs: dict[int, _Epoch] = {}
+        self._finished: set[int] = set()
         self.newest_epoch = 0
+        self.expected = 0
+        """Next frame of input expected for the newest epoch, 0 if there is none."""
 
     @property
-    def expected(self) -> int:
-        """Next frame of input expected for the newest epoch, 0 if it is gone."""
-        epoch = self._epochs.get(self.newest_epoch)
-        return epoch.timeline.expected if epoch else 0
+    def steps(self) -> int:
+        """Denoising steps of a hop."""
+        return self.config.steps or self._checkpoint.settings.steps
 
     def begin(self, epoch: int, *, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
@@ -124,18 +127,36 @@ class Track:
         if not timeline.start <= feed_from <= latest:
             raise DemonError("E_FIELD", f"feed_from {feed_from} must lie between {timeline.start} and {latest}")
         self._epochs[epoch] = run
-        self.newest_epoch = epoch
+        self.newest_epoch, self.expected = epoch, feed_from
 
     def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
         """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_LIMIT`."""
+        if epoch in self._finished:
+            return  # a repeat of what is long done
         run = self._epoch(epoch)
-        if frame + lanes.shape[0] - run.next_audio_frame > MAX_FRAMES_AHEAD:
-            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_AHEAD} frames of input are waiting")
+        if lanes.shape[0] + sum(other.timeline.held for other in self._epochs.values()) > MAX_FRAMES_HELD:
+            raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_HELD} frames of input are waiting")
         run.timeline.feed(frame, audio, lanes)
+        run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
+        if epoch == self.newest_epoch:
+            self.expected = run.timeline.expected
 
     def finish(self, epoch: int, frame: int) -> None:
         """The epoch's input is complete. Raises `E_EPOCH`, `E_FEED_GAP`."""
+        if epoch in self._finished:
+            return
         self._epoch(epoch).timeline.finish(frame)
+        self._close_finished()
+
+    def skip(self, epoch: int, wanted: int) -> None:
+        """A live client that was left behind no longer wants the frames before `wanted`: neither compute nor send them."""
+        run = self._epochs.get(epoch)
+        if run is None or run.offline or wanted <= run.next_audio_frame:
+            return
+        run.next_audio_frame = wanted
+        run.next_audio_hop = self.geometry.hop_finishing_audio(wanted)
+        run.next_hop = max(run.next_hop, self.geometry.first_hop_for_audio(run.next_audio_hop))
+        run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
         self._close_finished()
 
     def drop(self, epoch: int) -> None:
@@ -154,7 +175,6 @@ class Track:
                 continue
             if run.timeline.has_input_for(self.geometry.window_span(run.next_hop)):
                 return HopId(self.id, epoch, run.next_hop)
-            return None
         return None
 
     def is_offline(self, hop: HopId) -> bool:
@@ -187,7 +207,7 @@ class Track:
             source_blend=lane("source_blend", window),
             ode_noise=lane("ode_noise", window),
             initial_noise=lane("initial_noise", window),
-            steps=self.config.steps or self._checkpoint.settings.steps,
+            steps=self.steps,
             shift=float(lane("shift", first_of_hop)[0]) or self._checkpoint.settings.shift,
             solver=self.config.solver,
         )
@@ -201,6 +221,8 @@ class Track:
         windows = []
         while run.stitcher.can_decode(run.next_audio_hop):
             audio = run.stitcher.decode(run.next_audio_hop)
+            if not np.isfinite(audio).all():
+                raise ValueError("the model's output is not finite")
             span = self.geometry.audio_span(run.next_audio_hop)
             skip = run.next_audio_frame - span.first
             size = audio.shape[1] // len(span)
@@ -229,3 +251,4 @@ class Track:
     def _close_finished(self) -> None:
         for epoch in [number for number, run in self._epochs.items() if run.is_done()]:
             del self._epochs[epoch]
+            self._finished.add(epoch)

@@ -101,9 +101,15 @@ def test_a_constant_curve_is_the_scalar_bit_for_bit(lane, value, solver):
     assert torch.equal(scalar, curve)
 
 
-def test_neutral_values_are_as_if_absent():
-    neutral = {"velocity_scale": 1.0, "source_blend": 1.0, "ode_noise": 0.0, "initial_noise": 1.0}
-    assert torch.equal(alone(request(denoise=0.8)), alone(request(denoise=0.8, **neutral)))
+def test_at_neutral_values_the_ring_is_a_plain_euler_loop_bit_for_bit():
+    one = request(denoise=0.8, steps=6, shift=2.0)
+    levels = torch.from_numpy(build_schedule(6, 2.0, float(np.float32(0.8))).astype(np.float32))
+    x = levels[0] * one.noise.draw(Purpose.INITIAL, 0, T, C) + (1 - levels[0]) * one.source
+    x, context, decoder = x.expand(4, T, C), one.context.expand(4, T, 2 * C), CountingDecoder()
+    for now, following in itertools.pairwise(levels):
+        v = decoder(x, now.expand(4), one.states.expand(4, L, E), one.mask.expand(4, L), context)
+        x = x - now * v if following == 0 else x + (following - now) * v
+    assert torch.equal(alone(one), x[0])
 
 
 def test_denoise_zero_returns_the_source_without_a_forward():

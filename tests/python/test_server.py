@@ -20,7 +20,7 @@ from engine_server.tracks.track import AudioWindow
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, encode
 
-FRAMES, FRAME = 100, 1920
+FRAMES, FRAME = 160, 1920
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_progress_comes_while_a_track_waits(client, source):
     client.bounce(source, frames=FRAMES)
     progress = [p.header for p in client.received if isinstance(p.header, m.Progress)]
     assert progress
-    assert all(p.steps == 4 and 0 < p.step <= 4 for p in progress)
+    assert all(p.steps == 4 and 0 <= p.step <= 4 for p in progress)
 
 
 def test_several_tracks_at_once_get_their_own_bits(server, source, expected):
@@ -84,19 +84,23 @@ def test_a_server_killed_in_mid_bounce_goes_on_with_the_same_bits(tiny_folder, s
         retain = client.hello().header.retain
         client.send(m.Begin(1, 0, 0, 0, True))
         padded = np.pad(source, ((0, 0), (0, 200 * FRAME)))
-        client.feed(1, 0, padded[:, : 64 * FRAME])
-        first = client.wait_for(m.Window)
+        for frame in range(0, 160, 32):
+            client.feed(1, frame, padded[:, frame * FRAME : (frame + 32) * FRAME])
+        parts, position = [], 0
+        while position <= retain:
+            window = client.wait_for(m.Window)
+            parts.append(window.audio)
+            position += window.header.count
         process.kill()
         process.start()
-        client.send(m.Ping(1, first.header.count))
+        client.send(m.Ping(1, position))
         client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
         client.hello()
-        position = first.header.count
-        feed_from = max(0, position - retain)
+        feed_from = position - retain
+        assert feed_from > 0
         client.send(m.Begin(1, 0, feed_from, position, True))
         for frame in range(feed_from, FRAMES + 160, 32):
             client.feed(1, frame, padded[:, frame * FRAME : (frame + 32) * FRAME])
-        parts = [first.audio]
         while sum(p.shape[1] for p in parts) < FRAMES * FRAME:
             parts.append(client.wait_for(m.Window).audio)
     assert np.array_equal(np.concatenate(parts, axis=1)[:, : FRAMES * FRAME], expected)
@@ -226,7 +230,7 @@ def test_beyond_loopback_nothing_is_bound(tiny):
 
 
 def test_the_outbox_forgets_what_was_acknowledged_and_dropped():
-    client = Client(b"d", 0.0)
+    client = Client(b"d", m.Hello(1, "x", 48_000, 150, [], m.Config("", 0, 0, "ode")), 0.0)
     for epoch, frame in ((1, 0), (1, 20), (2, 0)):
         client.deliver(AudioWindow("t", epoch, frame, 20, np.zeros((2, 1), dtype=np.float32)))
     client.mark_sent(client.due(), 0.0)
@@ -243,8 +247,54 @@ def test_the_outbox_forgets_what_was_acknowledged_and_dropped():
     assert client.due() is None
 
 
-def test_a_router_never_waits_for_a_client_that_does_not_read(server, source, expected):
-    """A client that feeds and never receives fills its own queue; the others are served."""
+def test_a_second_hello_gets_nothing_of_the_first(server, source):
+    """Windows that the engine still computes for the first must not reach the second, which may use the same epoch."""
+    heard = []
+    with WireClient(server.endpoint) as client:
+        for _ in range(6):
+            client.hello()
+            client.send(m.Begin(1, 0, 0, 0, False))
+            client.feed(1, 0, source[:, : 64 * FRAME], value=0.0)
+            time.sleep(0.15)
+            client.hello()
+            client.received.clear()
+            client.send(m.Begin(1, 0, 0, 0, False))
+            client.feed(1, 0, np.zeros((2, 64 * FRAME), dtype=np.float32), value=0.0)
+            heard.append(client.wait_for(m.Window).audio)
+            assert np.array_equal(heard[-1], heard[0])
+
+
+def test_a_flood_of_pings_does_not_keep_others_waiting(server):
+    stop = threading.Event()
+
+    def flood():
+        with WireClient(server.endpoint) as noisy:
+            noisy.hello()
+            deadline = time.monotonic() + 20
+            while not stop.is_set() and time.monotonic() < deadline:
+                noisy.send(m.Ping(0, 0))
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    time.sleep(1.0)
+    with WireClient(server.endpoint) as client:
+        began = time.monotonic()
+        client.hello()
+        waited = time.monotonic() - began
+    stop.set()
+    thread.join()
+    assert waited < 5.0
+
+
+def test_a_refused_hello_takes_no_place(server):
+    with WireClient(server.endpoint) as client:
+        client.send(client.hello_header(latency=10))
+        client.wait_for(m.Error, code="E_LATENCY")
+        client.send(m.Ping(0, 0))
+        client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
+
+
+def test_a_client_that_never_reads_costs_nobody_else(server, source, expected):
     context = zmq.Context()
     deaf = context.socket(zmq.DEALER)
     deaf.setsockopt(zmq.RCVHWM, 1)

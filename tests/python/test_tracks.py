@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 import soxr
@@ -12,6 +13,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from engine_server.model.checkpoint import Geometry
 from engine_server.tracks.curves import build_table, parse_lane, read_curve
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.geometry import WindowGeometry
@@ -187,6 +189,118 @@ def feeder(track, source, *, first=0, chunk=7, epoch=1, value=0.6):
     return feed
 
 
+def test_an_epoch_that_was_never_ended_does_not_block_the_next(engine, tiny, plain):
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    feeder(track, music(), chunk=3)()
+    track.begin(2, start=0, feed_from=0, deliver_from=0, offline=True)
+    audio = drive(engine, track, feeder(track, music(), epoch=2), until=FRAMES)
+    assert np.array_equal(audio[:, : plain.shape[1]], plain)
+
+
+def test_a_live_client_that_was_left_behind_gets_what_it_still_wants(engine, tiny, plain):
+    """Hops that lie before are not computed, and what comes has the bits of a full run."""
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+    feed = feeder(track, music(), chunk=64)
+    feed()
+    feed()
+    track.skip(1, 53)
+    assert track.next_hop().hop == track.geometry.first_hop_for_audio(track.geometry.hop_finishing_audio(53))
+    audio = drive(engine, track, feed, until=FRAMES - 53)
+    assert np.array_equal(audio[:, : (FRAMES - 53) * FRAME], plain[:, 53 * FRAME :])
+    bounce_track = new_track(tiny)
+    bounce_track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    feeder(bounce_track, music(), chunk=64)()
+    bounce_track.skip(1, 53)
+    assert bounce_track.next_hop().hop == 0
+
+
+def test_what_a_track_holds_is_bounded(tiny):
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=2**50, offline=False)
+    feed = feeder(track, music(), chunk=64)
+    for _ in range(60):
+        feed()
+    assert track._epochs[1].timeline.held <= 64
+    track.begin(2, start=0, feed_from=0, deliver_from=0, offline=False)
+    feed = feeder(track, music(), chunk=64, epoch=2)
+    with pytest.raises(DemonError, match="E_LIMIT"):
+        all(feed() for _ in range(60))
+
+
+def test_repeats_of_what_is_over_are_harmless(engine, tiny):
+    track = new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    feed = feeder(track, music(), chunk=30)
+    feed()
+    track.finish(1, 30)
+    feeder(track, music(), chunk=30)()
+    engine.tracks[track.id] = track
+    while engine.has_work():
+        engine.step()
+    engine.remove(track.id)
+    assert not track.has_epoch(1)
+    feeder(track, music(), chunk=30)()
+    track.finish(1, 30)
+    assert track.expected == 30
+
+
+@pytest.mark.parametrize("end", [1, 19, 20, 41])
+def test_epochs_end_anywhere_with_the_shortest_past(tiny, end, monkeypatch):
+    sizes = Geometry(hop=20, past=0, lookahead=20, crossfade=2)
+    monkeypatch.setattr(tiny, "settings", msgspec.structs.replace(tiny.settings, geometry=sizes))
+    engine, track = Engine(tiny), new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    feeder(track, music(), chunk=end)()
+    track.finish(1, end)
+    engine.tracks[track.id] = track
+    windows = []
+    while engine.has_work():
+        result = engine.step()
+        assert not result.failures
+        windows += result.windows
+    assert sum(w.count for w in windows) >= end
+
+
+def test_output_that_is_not_finite_is_a_failure_and_not_a_window(tiny):
+    engine, track = Engine(tiny), new_track(tiny)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+    engine.tracks[track.id] = track
+    feed = feeder(track, np.full_like(music(), 1e38))
+    failures = []
+    for _ in range(60):
+        if not track.has_epoch(1):
+            break
+        feed()
+        result = engine.step()
+        failures += result.failures
+        assert all(np.isfinite(w.audio).all() for w in result.windows)
+    assert failures
+    assert "finite" in str(failures[0][1])
+
+
+def test_a_ring_that_fails_costs_its_own_tracks_only(tiny, plain):
+    engine = Engine(tiny)
+    long_prompt, good = new_track(tiny, "long", config=Config("a " * 400, 1, 0, "ode")), new_track(tiny, "good")
+    for track in (long_prompt, good):
+        track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
+        engine.tracks[track.id] = track
+        feeder(track, music(), chunk=64)()
+    engine.step()
+    broken = next(ring for key, ring in engine._rings.items() if key[1] > tiny.settings.condition_tokens)
+    broken.tick = lambda: (_ for _ in ()).throw(RuntimeError("no memory"))
+    feed, failures, windows = feeder(good, music(), first=64, chunk=64), [], []
+    while sum(w.count for w in windows) < FRAMES:
+        feed()
+        result = engine.step()
+        failures += result.failures
+        windows += result.windows
+    assert {hop.track for hop, _ in failures} == {"long"}
+    audio = np.concatenate([w.audio for w in windows], axis=1)
+    assert np.array_equal(audio[:, : plain.shape[1]], plain)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_the_size_of_the_feeds_does_not_matter(engine, tiny, plain, chunk):
     track = new_track(tiny)
@@ -304,10 +418,18 @@ def test_a_hop_that_fails_costs_its_own_track_only(tiny, plain):
 
 @pytest.mark.parametrize("rate", [44_100, 96_000])
 def test_other_rates_keep_length_and_place(engine, rate):
+    """A held source sounds as it does at 48 kHz, at the same times."""
     size = samples_per_frame(rate)
-    audio = bounce(engine, source=music(100, rate)[:, : 99 * size + 17], rate=rate)
-    assert audio.shape == (2, 99 * size + 17)
-    assert np.array_equal(audio, bounce(engine, source=music(100, rate)[:, : 99 * size + 17], rate=rate))
+    source = music(100, rate)
+    source[:, 99 * size + 17 :] = 0
+    held = bounce(engine, source=source[:, : 99 * size + 17], rate=rate, lanes={"source_blend": 0.0})
+    assert held.shape == (2, 99 * size + 17)
+    at_model_rate = np.ascontiguousarray(soxr.resample(source.T, rate, RATE, quality="VHQ").T, dtype=np.float32)
+    expected = soxr.resample(
+        bounce(engine, source=at_model_rate, lanes={"source_blend": 0.0}).T, RATE, rate, quality="VHQ"
+    ).T
+    inside = slice(5 * size, 90 * size)
+    np.testing.assert_allclose(held[:, inside], expected[:, inside], atol=2e-4)
 
 
 def test_curves_from_files(tmp_path):
