@@ -34,9 +34,9 @@ def server(tiny_folder):
 @pytest.fixture(scope="session")
 def music(fixtures):
     """7.68 s of real music: six times 61440 samples, so that steps there are block edges for every block size tested."""
-    audio, rate = read_audio(fixtures / "psymong_o1_12s.flac")
+    audio, rate = read_audio(fixtures / "turin_italy_30s.flac")
     assert rate == 48_000
-    return np.ascontiguousarray(audio[:, : 6 * 61_440])
+    return np.ascontiguousarray(audio[:, 10 * rate : 10 * rate + 6 * 61_440])
 
 
 @pytest.fixture(scope="session")
