@@ -142,7 +142,7 @@ private:
         windows.restart();
         output.restart();
         counter = 0;
-        dropUpTo = epochs.last;
+        dropUpTo = staleThrough = epochs.last;
     }
 
     void sendPendingDrop() noexcept
@@ -241,6 +241,7 @@ private:
         output.delay(audio, run, level);
         if (place.isSilent)
         {
+            windows.discardThrough(staleThrough); // those that came before the link thread knew of the reset
             std::fill_n(audio[0], run, 0.0f);
             std::fill_n(audio[1], run, 0.0f);
             return;
@@ -267,7 +268,8 @@ private:
         {
             report.late = true;
         }
-        if (latePolicy == LatePolicy::silence && !Waiter::kWaits) // a bounce that gave up is dry
+        source.replacementIsSilence = latePolicy == LatePolicy::silence && !Waiter::kWaits; // else: dry
+        if (source.replacementIsSilence)
             source.replacement = {kSilence.data(), kSilence.data()};
         return source;
     }
@@ -280,8 +282,9 @@ private:
     WindowReader windows;
     OutputStage output;
     BlockReport report;
-    std::int64_t counter = 0; ///< input samples since the last start
-    std::int32_t dropUpTo = 0;
+    std::int64_t counter = 0;      ///< input samples since the last start
+    std::int32_t dropUpTo = 0;     ///< the epoch of a drop that still has to be sent, or 0
+    std::int32_t staleThrough = 0; ///< the newest epoch before the last restart
     std::atomic<bool> resetRequested{false};
 };
 } // namespace demon

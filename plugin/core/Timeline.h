@@ -83,11 +83,12 @@ private:
     }
 
     /// A negative ppq contradicts a sample position that does not advance (Ardour while it fills the latency). On the
-    /// first block of a roll there is nothing to compare with: then the contradiction alone decides.
+    /// first block of a roll there is nothing to compare with: then only zero, where Ardour stands meanwhile, is
+    /// pre-roll. A song with a pickup bar has a negative ppq at any other sample.
     bool isPreRoll(const Transport& transport) const noexcept
     {
         return transport.hasMusic && transport.ppq < 0.0 && transport.sample >= 0 && transport.bpm > 0.0 &&
-               (!lastHostSample || *lastHostSample == transport.sample);
+               transport.sample == lastHostSample.value_or(0);
     }
 
     /// ppq is rounded to ticks by hosts, so a position near the expected one is the expected one.

@@ -12,6 +12,7 @@ namespace demon
 ///   window -> window         exact, also from one epoch to the next
 ///   replacement -> window    at an epoch's start exact; inside an epoch a linear crossfade over kFadeSamples
 ///   window -> replacement    the jump at the seam is spread: an offset that decays linearly over kFadeSamples
+///   replacement -> another   likewise (the dry signal gives way to silence, or silence to it)
 ///
 /// Audio thread only; real-time safe. Works sample by sample: the result does not depend on how the signal is chunked.
 class WetSplice
@@ -22,10 +23,11 @@ public:
     void reset() noexcept { *this = WetSplice(); }
 
     /// Writes `count` samples of the wet signal of `epoch` (0: none). `window` is null where there is no window;
-    /// `replacement` is always there.
+    /// `replacement` is always there; `replacementIsSilence` tells the two kinds of it apart.
     struct Source
     {
         std::int32_t epoch = 0;
+        bool replacementIsSilence = false;
         std::array<const float*, 2> window{};
         std::array<const float*, 2> replacement{};
         bool hasWindow() const noexcept { return window[0] != nullptr; }
@@ -44,23 +46,25 @@ public:
         }
         remaining -= static_cast<int>(std::min<std::size_t>(count, static_cast<std::size_t>(remaining)));
         lastHadWindow = source.hasWindow();
+        lastWasSilence = source.replacementIsSilence;
         lastEpoch = source.epoch;
     }
 
 private:
     void chooseFade(const Source& source) noexcept
     {
-        if (source.hasWindow() == lastHadWindow)
+        const bool insideEpoch = source.epoch == lastEpoch;
+        if (source.hasWindow())
         {
-            if (source.epoch != lastEpoch && source.hasWindow())
-                remaining = 0;
+            if (!lastHadWindow || !insideEpoch)
+                remaining = !lastHadWindow && insideEpoch ? kFadeSamples : 0;
             return;
         }
-        const bool insideEpoch = source.epoch == lastEpoch;
-        remaining = !source.hasWindow() || insideEpoch ? kFadeSamples : 0;
-        if (!source.hasWindow())
-            for (std::size_t ch = 0; ch < 2; ++ch)
-                offset[ch] = lastWet[ch] - source.replacement[ch][0];
+        if (!lastHadWindow && source.replacementIsSilence == lastWasSilence)
+            return;
+        remaining = kFadeSamples;
+        for (std::size_t ch = 0; ch < 2; ++ch)
+            offset[ch] = lastWet[ch] - source.replacement[ch][0];
     }
 
     /// `share` falls from 1 to 0 over the fade; 0 is no fade, and then the source's bits come out.
@@ -76,6 +80,7 @@ private:
     std::array<float, 2> offset{};
     std::array<float, 2> lastWet{};
     bool lastHadWindow = false;
+    bool lastWasSilence = false;
     std::int32_t lastEpoch = 0;
 };
 } // namespace demon

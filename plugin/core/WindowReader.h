@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 #include "StreamItems.h"
@@ -10,7 +11,8 @@ namespace demon
 /// in the ring while it sounds, so nothing is copied.
 ///
 /// Audio thread only. With NeverWait real-time safe; with OfflineWait it waits for the window until the policy gives
-/// up, and from then on, until restart, every frame is missing at once.
+/// up, and from then on every frame is missing at once: until the next epoch, a restart, or until the user has
+/// acknowledged the time-out.
 class WindowReader
 {
 public:
@@ -19,10 +21,20 @@ public:
     {
     }
 
+    /// Whatever is in the ring is stale.
     void restart() noexcept
     {
         chosen = {};
         hasGivenUp = false;
+        for (std::size_t stale = ring.size(); stale > 0; --stale)
+            ring.pop();
+    }
+
+    /// Gives back the windows of `epoch` and of those before, which nobody wants any more: room for those that follow.
+    void discardThrough(std::int32_t epoch) noexcept
+    {
+        for (std::size_t most = ring.size(); most > 0 && ring.front()->epoch <= epoch; --most)
+            ring.pop();
     }
 
     /// The window of a frame, or null. The answer for a frame does not change while it sounds. (epoch, frame) must not
@@ -32,6 +44,8 @@ public:
         if (epoch != chosen.epoch || frame != chosen.frame)
         {
             cursor.publish(epoch, frame);
+            if (epoch != chosen.epoch)
+                hasGivenUp = false;
             chosen = {epoch, frame, find(epoch, frame, waiter)};
             if (chosen.window == nullptr)
                 telemetry.lateFrames.fetch_add(1, std::memory_order_relaxed);
@@ -52,9 +66,10 @@ private:
         const WetFrame* window = takeUpTo(epoch, frame);
         if constexpr (Waiter::kWaits)
         {
+            hasGivenUp = hasGivenUp && telemetry.timedOut.load(std::memory_order_relaxed);
             while (window == nullptr && !hasGivenUp)
             {
-                hasGivenUp = !waiter.forWindow();
+                hasGivenUp = !waiter.forWindow(epoch);
                 window = takeUpTo(epoch, frame);
             }
             waiter.arrived();

@@ -3,6 +3,8 @@
 
 #include <array>
 #include <chrono>
+#include <exception>
+#include <memory>
 #include <random>
 #include <string_view>
 #include <utility>
@@ -32,6 +34,7 @@ std::string drawRoutingId()
 } // namespace
 
 /// The DEALER socket, closed and opened anew with the same routing id as often as needed. Link thread only.
+/// Construction acquires nothing; open, send and receive may throw, and close then leaves it as after construction.
 class EngineLink::Socket
 {
 public:
@@ -39,7 +42,11 @@ public:
     bool open(const std::string& endpoint)
     {
         close();
-        socket = zmq::socket_t(context, zmq::socket_type::dealer);
+        if (routingId.empty())
+            routingId = drawRoutingId();
+        if (context == nullptr)
+            context = std::make_unique<zmq::context_t>(1);
+        socket = zmq::socket_t(*context, zmq::socket_type::dealer);
         socket.set(zmq::sockopt::routing_id, routingId);
         socket.set(zmq::sockopt::linger, 0);
         socket.set(zmq::sockopt::sndhwm, 0); // never drop silently: what is queued is bounded by the latency
@@ -109,8 +116,8 @@ public:
     }
 
 private:
-    const std::string routingId = drawRoutingId();
-    zmq::context_t context{1};
+    std::string routingId;
+    std::unique_ptr<zmq::context_t> context;
     zmq::socket_t socket;
     std::vector<zmq::message_t> received;
 };
@@ -131,6 +138,7 @@ void EngineLink::attach(std::shared_ptr<Stream> next)
 {
     const std::lock_guard lock(mutex);
     nextStream = std::move(next);
+    engineSigns.hopelessEpoch = 0; // said of another stream
 }
 
 void EngineLink::setConfig(const Config& config)
@@ -142,8 +150,11 @@ void EngineLink::setConfig(const Config& config)
 void EngineLink::setEndpoint(const std::string& newEndpoint)
 {
     const std::lock_guard lock(mutex);
-    endpointChanged = endpointChanged || newEndpoint != wantedEndpoint;
+    if (newEndpoint == wantedEndpoint)
+        return;
     wantedEndpoint = newEndpoint;
+    endpointChanged = true;
+    engineSigns.hopelessEpoch = 0; // said by another engine
 }
 
 std::string EngineLink::endpoint() const
@@ -170,44 +181,79 @@ void EngineLink::run()
 {
     Socket socket;
     TrackClient client(name);
-    std::int64_t busyAt = 0;
     while (!quit)
+        try
+        {
+            pass(client, socket);
+        }
+        catch (const std::exception& problem)
+        {
+            recover(client, socket, problem.what());
+        }
+    try
     {
-        takeRequests(client, socket);
-        bool hasMoved = exchangeFrames(client, socket);
-        const bool isIdle = steadyNanoseconds() - busyAt > kIdleAfter;
-        if (socket.wait(isIdle ? kIdlePoll : kBusyPoll))
-            hasMoved = receiveAll(client, socket) || hasMoved;
-        hasMoved = pushWindows(client) || hasMoved;
-        if (hasMoved)
-            busyAt = steadyNanoseconds();
-        progressAt.store(client.lastProgress(), std::memory_order_release);
-        publish(client);
-        if (probeLog != nullptr)
-            probeLog->drain();
+        socket.send(Bye{});
+        socket.wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
     }
-    socket.send(Bye{});
-    socket.wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
+    catch (const std::exception&) // the engine will forget the track by itself
+    {
+    }
+}
+
+void EngineLink::pass(TrackClient& client, Socket& socket)
+{
+    takeRequests(client, socket);
+    bool hasMoved = exchangeFrames(client, socket);
+    const bool isIdle = steadyNanoseconds() - busyAt > kIdleAfter;
+    if (socket.wait(isIdle ? kIdlePoll : kBusyPoll))
+        hasMoved = receiveAll(client, socket) || hasMoved;
+    hasMoved = pushWindows(client) || hasMoved;
+    if (hasMoved)
+        busyAt = steadyNanoseconds();
+    publishSigns(client);
+    publish(client);
+    if (probeLog != nullptr)
+        probeLog->drain();
+}
+
+/// A fault of this thread (no memory, no file descriptors) must not end the host.
+void EngineLink::recover(TrackClient& client, Socket& socket, const char* what) noexcept
+{
+    socket.close();
+    try
+    {
+        client.fail("E_LINK", std::string("the connection failed and is tried again: ") + what, steadyNanoseconds());
+        publishedAt = 0;
+        publish(client);
+    }
+    catch (const std::exception&) // not even room for the message: the next pass fails or works
+    {
+    }
+    std::this_thread::sleep_for(kIdlePoll);
 }
 
 /// What the message thread has asked for, except the configuration.
 void EngineLink::takeRequests(TrackClient& client, Socket& socket)
 {
     std::shared_ptr<Stream> next; // the old stream is destroyed outside the lock
-    bool opensAnew = false;
+    bool hasMoved = false;
     {
         const std::lock_guard lock(mutex);
         next = std::move(nextStream);
-        opensAnew = next != nullptr || std::exchange(endpointChanged, false);
+        hasMoved = std::exchange(endpointChanged, false);
         if (std::exchange(errorAcknowledged, false))
             client.acknowledgeError();
     }
-    if (next != nullptr)
-        stream = std::move(next);
-    if (opensAnew && stream != nullptr)
-    {
+    if (next != nullptr || hasMoved)
         socket.close();
+    if (next != nullptr)
+    {
+        stream = std::move(next);
         client.open(stream->rate, stream->latencyFrames);
+    }
+    else if (hasMoved)
+    {
+        client.reconnect();
     }
 }
 
@@ -274,6 +320,14 @@ bool EngineLink::pushWindows(TrackClient& client)
         hasMoved = true;
     }
     return hasMoved;
+}
+
+void EngineLink::publishSigns(const TrackClient& client)
+{
+    engineSigns.progressAt.store(client.lastProgress(), std::memory_order_release);
+    const std::lock_guard lock(mutex);
+    if (nextStream == nullptr && !endpointChanged) // else what is known is about to change
+        engineSigns.hopelessEpoch.store(client.hopelessEpoch(), std::memory_order_release);
 }
 
 void EngineLink::publish(const TrackClient& client)

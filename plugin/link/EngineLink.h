@@ -18,7 +18,7 @@ namespace demon
 ///
 /// Threads: construction, destruction and the setters belong to the message thread; they may allocate and may wait for
 /// a mutex that the link thread holds for microseconds. The audio thread meets this class only through the stream's
-/// rings, progress() and the probe. The constructor never waits for the network; the destructor takes a few
+/// rings, signs() and the probe. The constructor never waits for the network; the destructor takes a few
 /// milliseconds.
 class EngineLink
 {
@@ -37,8 +37,8 @@ public:
     void acknowledgeError();
     LinkStatus status() const; ///< at most 20 ms old
 
-    /// Steady nanoseconds of the last window, progress message or welcome. Any thread, wait-free.
-    const std::atomic<std::int64_t>& progress() const noexcept { return progressAt; }
+    /// What an offline wait goes by. Any thread, wait-free.
+    const EngineSigns& signs() const noexcept { return engineSigns; }
 
     /// Audio thread: where to record blocks, or null.
     ProbeLog* probe() noexcept { return probeLog.get(); }
@@ -47,14 +47,17 @@ private:
     class Socket;
 
     void run();
+    void pass(TrackClient& client, Socket& socket);
+    void recover(TrackClient& client, Socket& socket, const char* what) noexcept;
     bool exchangeFrames(TrackClient& client, Socket& socket);
     bool receiveAll(TrackClient& client, Socket& socket);
     bool pushWindows(TrackClient& client);
     void takeRequests(TrackClient& client, Socket& socket);
     void publish(const TrackClient& client);
+    void publishSigns(const TrackClient& client);
 
     std::atomic<bool> quit{false};
-    std::atomic<std::int64_t> progressAt{0};
+    EngineSigns engineSigns;
     std::unique_ptr<ProbeLog> probeLog;
 
     mutable std::mutex mutex; ///< between the message thread and the link thread; guards the next six
@@ -68,6 +71,7 @@ private:
     const std::string name;
     std::shared_ptr<Stream> stream; ///< link thread
     std::int64_t publishedAt = 0;   ///< link thread
+    std::int64_t busyAt = 0;        ///< link thread: when frames passed last
     std::thread thread;
 };
 } // namespace demon

@@ -35,11 +35,12 @@ public:
     bool hasBegun = false;           ///< `begin` was sent on this connection
     bool endSent = false;            ///< `end` was sent on this connection
     std::optional<std::int64_t> end; ///< first frame that does not exist, once known
-    std::int64_t wanted;             ///< first frame whose audio has not arrived
+    std::int64_t wanted;             ///< first frame whose audio is wanted and has not arrived
     std::int64_t nextToSend;         ///< first frame that was not sent on this connection
     std::int64_t lastExpected = 0;   ///< of the last pong
     std::int64_t expectedMovedAt = 0;
-    int refusals = 0; ///< E_EPOCH answers
+    int refusals = 0;    ///< E_EPOCH answers
+    bool isLost = false; ///< cannot be resumed: a frame that the engine needs was given up
 
     /// The frame after the newest one.
     std::int64_t keptEnd() const { return keptFrom + static_cast<std::int64_t>(frames.size()); }
@@ -67,11 +68,17 @@ public:
             frames.pop_front();
     }
 
-    /// The message that starts, or resumes, the epoch at `deliverFrom`; sending continues where the engine needs it.
-    Begin makeBegin(std::int64_t deliverFrom, std::int64_t retain)
+    /// The first frame whose audio can still be had from an engine that needs the `retain` frames before it.
+    std::int64_t firstResumable(std::int64_t retain) const
     {
-        wanted = std::max(wanted, deliverFrom);
-        nextToSend = std::max({firstFrame, wanted - retain, keptFrom});
+        return keptFrom > firstFrame ? keptFrom + retain : firstFrame;
+    }
+
+    /// The message that starts, or resumes, the epoch at `wanted`, which must not lie before firstResumable(); sending
+    /// continues where the engine needs it.
+    Begin makeBegin(std::int64_t retain)
+    {
+        nextToSend = std::max(firstFrame, wanted - retain);
         hasBegun = true;
         endSent = false;
         return {id, start, nextToSend, wanted, offline};

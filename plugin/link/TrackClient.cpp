@@ -8,6 +8,11 @@
 
 namespace demon
 {
+namespace
+{
+constexpr std::int64_t kAssumedRetain = 400; // frames kept for a live epoch, until the engine has said what it needs
+} // namespace
+
 TrackClient::TrackClient(std::string clientName) : name(std::move(clientName)), backOff(kFirstBackOff) {}
 
 void TrackClient::open(int rate, int latencyFrames)
@@ -17,10 +22,28 @@ void TrackClient::open(int rate, int latencyFrames)
     grid = FrameGrid::forRate(rate);
     records.clear();
     wetFrames.clear();
+    published.state = LinkState::lost;
+    reconnect();
+}
+
+void TrackClient::reconnect()
+{
+    if (published.state == LinkState::idle)
+        return;
     outbox.clear();
+    resumeAll();
+    for (EpochRecord& record : records)
+        record.isLost = false;         // another engine may need less
     published.state = LinkState::lost; // the next tick says hello
     retryAt = 0;
     backOff = kFirstBackOff;
+}
+
+void TrackClient::fail(std::string code, std::string text, std::int64_t now)
+{
+    reportError(std::move(code), std::move(text));
+    if (published.state != LinkState::idle)
+        lose(now);
 }
 
 void TrackClient::accept(const FeedItem& item)
@@ -60,7 +83,7 @@ void TrackClient::acknowledgeError()
     published.errorText.clear();
 }
 
-bool TrackClient::takeReconnect() { return std::exchange(reconnect, false); }
+bool TrackClient::takeReconnect() { return std::exchange(reconnectDue, false); }
 
 std::vector<Message> TrackClient::takeOutbox() { return std::exchange(outbox, {}); }
 
@@ -74,6 +97,13 @@ WetFrame* TrackClient::nextWindow()
     return isNext ? &wetFrames.front() : nullptr;
 }
 
+std::int32_t TrackClient::hopelessEpoch() const
+{
+    if (published.state == LinkState::refused && refusesTrack)
+        return EngineSigns::kEveryEpoch;
+    return !records.empty() && records.front().isLost ? records.front().id : 0;
+}
+
 EpochRecord* TrackClient::find(std::int64_t epoch)
 {
     for (EpochRecord& record : records)
@@ -84,7 +114,10 @@ EpochRecord* TrackClient::find(std::int64_t epoch)
 
 void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
 {
+    followOutput(output);
     retireEpochs(output);
+    if (published.state != LinkState::ready)
+        forgetUnheard();
     switch (published.state)
     {
     case LinkState::idle:
@@ -105,7 +138,7 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
         if (now - heardAt > kSilence)
             return lose(now);
         sendConfiguration(now);
-        sendEpochs(output);
+        sendEpochs();
         sendPing(now);
     }
 }
@@ -122,7 +155,7 @@ void TrackClient::sayHello(std::int64_t now)
 
 void TrackClient::reopen(std::int64_t now)
 {
-    reconnect = true;
+    reconnectDue = true;
     sayHello(now);
 }
 
@@ -150,19 +183,50 @@ void TrackClient::sendConfiguration(std::int64_t now)
     outbox.emplace_back(Configure{++revision, config});
 }
 
-void TrackClient::sendEpochs(OutputCursor::Place output)
+/// A live host does not wait: what has sounded already is not wanted any more, and pings tell the engine so.
+void TrackClient::followOutput(OutputCursor::Place output)
+{
+    EpochRecord* record = find(output.epoch);
+    if (record == nullptr || record->offline)
+        return;
+    record->wanted = std::max(record->wanted, std::min(output.frame, record->keptEnd()));
+    while (!wetFrames.empty() && wetFrames.front().epoch == record->id && wetFrames.front().frame < output.frame)
+        wetFrames.pop_front();
+}
+
+/// Without an engine there is nobody to feed, and of a live epoch only what is about to sound will be asked for.
+void TrackClient::forgetUnheard()
+{
+    for (EpochRecord& record : records)
+        if (!record.offline)
+            record.forgetBefore(hasEngine ? record.wanted - published.engine.retain
+                                          : record.keptEnd() - latency - kAssumedRetain);
+}
+
+/// False when a bounce's epoch cannot go on: the engine needs frames that were given up. A live one leaves them out.
+bool TrackClient::beginEpoch(EpochRecord& record)
+{
+    const std::int64_t first = record.firstResumable(published.engine.retain);
+    if (first > record.wanted && record.offline)
+    {
+        if (!record.isLost)
+            reportError(error::limit, "the engine has lost this run and needs more of it than was kept: bounce again");
+        record.isLost = true;
+        return false;
+    }
+    record.isLost = false;
+    published.framesGivenUp += std::max<std::int64_t>(0, first - record.wanted);
+    record.wanted = std::max(record.wanted, first);
+    outbox.emplace_back(record.makeBegin(published.engine.retain));
+    return true;
+}
+
+void TrackClient::sendEpochs()
 {
     for (EpochRecord& record : records)
     {
-        // A live host does not wait: what has sounded already is not asked for again.
-        const bool isLive = !record.offline && output.epoch == record.id;
-        const std::int64_t needed = isLive ? std::max(record.wanted, output.frame) : record.wanted;
-        if (!record.hasBegun)
-        {
-            outbox.emplace_back(record.makeBegin(needed, published.engine.retain));
-            published.framesGivenUp += std::max<std::int64_t>(
-                0, record.firstKept() - std::max(record.firstFrame, needed - published.engine.retain));
-        }
+        if (!record.hasBegun && !beginEpoch(record))
+            continue;
         while (record.hasFeed())
             outbox.emplace_back(record.takeFeed());
         if (record.end && !record.endSent)
@@ -170,7 +234,7 @@ void TrackClient::sendEpochs(OutputCursor::Place output)
             outbox.emplace_back(End{record.id, *record.end});
             record.endSent = true;
         }
-        record.forgetBefore(needed - published.engine.retain);
+        record.forgetBefore(record.wanted - published.engine.retain);
     }
 }
 
@@ -194,10 +258,6 @@ void TrackClient::retireEpochs(OutputCursor::Place output)
     }
     while (!wetFrames.empty() && wetFrames.front().epoch < output.epoch)
         wetFrames.pop_front();
-    if (published.state != LinkState::ready) // nobody to tell, and what a live host has played is not needed any more
-        for (EpochRecord& record : records)
-            if (!record.offline && output.epoch == record.id && published.engine.retain > 0)
-                record.forgetBefore(std::max(record.wanted, output.frame) - published.engine.retain);
 }
 
 void TrackClient::dropThrough(std::int32_t epoch)

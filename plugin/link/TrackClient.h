@@ -8,6 +8,7 @@
 
 #include "EpochRecord.h"
 #include "core/StreamItems.h"
+#include "core/Waiting.h"
 #include "demon/messages.h"
 
 namespace demon
@@ -43,6 +44,12 @@ public:
     /// A new stream (host rate or latency): all epochs are forgotten and the track opens anew.
     void open(int rate, int latencyFrames);
 
+    /// The same stream at another address: the track opens anew there, and every epoch is resumed where it stands.
+    void reconnect();
+
+    /// The owner could not go on: the error is shown, and the connection tried again after the usual wait.
+    void fail(std::string code, std::string text, std::int64_t now);
+
     /// What the audio thread has sent, in order.
     void accept(const FeedItem& item);
 
@@ -63,6 +70,10 @@ public:
     /// arrival: windows of a later epoch wait until the earlier one is complete, or is not wanted any more.
     WetFrame* nextWindow();
     void popWindow() { wetFrames.pop_front(); }
+
+    /// The epoch whose windows will not come, however long an offline host waits: EngineSigns::kEveryEpoch while the
+    /// engine refuses the track, 0 when there is none.
+    std::int32_t hopelessEpoch() const;
 
     /// When a window, a progress message or a welcome arrived last.
     std::int64_t lastProgress() const { return progressAt; }
@@ -86,8 +97,11 @@ private:
     void sayHello(std::int64_t now);
     void lose(std::int64_t now);
     void reopen(std::int64_t now);
+    void followOutput(OutputCursor::Place output);
+    void forgetUnheard();
+    bool beginEpoch(EpochRecord& record);
     void sendConfiguration(std::int64_t now);
-    void sendEpochs(OutputCursor::Place output);
+    void sendEpochs();
     void sendPing(std::int64_t now);
     void retireEpochs(OutputCursor::Place output);
     void dropThrough(std::int32_t epoch);
@@ -104,7 +118,9 @@ private:
     std::int64_t configureAt = 0; ///< when `configure` was sent last
 
     LinkStatus published;
-    bool reconnect = false;
+    bool reconnectDue = false;
+    bool hasEngine = false;     ///< there was a welcome: its `retain` is known
+    bool refusesTrack = false;  ///< in `refused`: by an answer that waiting does not change
     std::int64_t heardAt = 0;   ///< any message
     std::int64_t helloAt = 0;   ///< the last hello
     std::int64_t welcomeAt = 0; ///< the last welcome

@@ -21,6 +21,14 @@ bool answersHello(const std::string& code)
             return true;
     return false;
 }
+
+bool isFinal(const std::string& code)
+{
+    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy})
+        if (code == refusal)
+            return true;
+    return false;
+}
 } // namespace
 
 void TrackClient::receive(const Message& message, std::int64_t now)
@@ -34,6 +42,7 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     if (published.state != LinkState::waiting)
         return;
     published.engine = message;
+    hasEngine = true;
     published.state = LinkState::ready;
     backOff = kFirstBackOff;
     welcomeAt = progressAt = now;
@@ -49,9 +58,12 @@ void TrackClient::on(const Configured& message, std::int64_t)
 void TrackClient::on(const Window& message, std::int64_t now)
 {
     EpochRecord* record = find(message.epoch);
-    const std::int64_t end = message.frame + message.count;
-    if (record == nullptr || message.frame > record->wanted || end <= record->wanted)
-        return; // unknown, ahead of what is expected (the engine sends again), or a repeat
+    if (record == nullptr)
+        return;
+    const std::int64_t end =
+        std::min(message.frame + message.count, record->keptEnd()); // nobody waits for what is not fed
+    if (message.frame > record->wanted || end <= record->wanted)
+        return; // ahead of what is expected (the engine sends again), or a repeat
     const auto length = static_cast<std::size_t>(grid.length);
     const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
     for (; record->wanted < end; ++record->wanted)
@@ -85,12 +97,12 @@ void TrackClient::on(const Pong& message, std::int64_t now)
     EpochRecord* record = find(message.epoch);
     if (record == nullptr)
         return;
-    if (record->lastExpected != message.expected || record->expectedMovedAt == 0)
+    const bool lags = message.expected < record->nextToSend;
+    if (!lags || record->lastExpected != message.expected || record->expectedMovedAt == 0)
     {
         record->lastExpected = message.expected;
         record->expectedMovedAt = now;
     }
-    const bool lags = message.expected < record->nextToSend;
     if (lags && (resendOnPong || now - record->expectedMovedAt > kResendAfter))
     {
         record->rewind(message.expected);
@@ -127,6 +139,7 @@ void TrackClient::on(const Error& message, std::int64_t now)
     if (published.state == LinkState::waiting && answersHello(message.code))
     {
         published.state = LinkState::refused;
+        refusesTrack = isFinal(message.code);
         retryAt = now + kLastBackOff;
     }
 }

@@ -9,6 +9,7 @@ namespace
 {
 constexpr int kRowHeight = 24;
 constexpr int kNameWidth = 160;
+constexpr int kValueWidth = 100; // "-24.000 dB" and to spare
 } // namespace
 
 struct LaneList::Row
@@ -19,7 +20,10 @@ struct LaneList::Row
         name.setText(juce::String::fromUTF8(lane.name), juce::dontSendNotification);
         name.setTooltip(tip);
         slider.setSliderStyle(juce::Slider::LinearHorizontal);
-        slider.setTextBoxStyle(juce::Slider::TextBoxRight, false, 80, kRowHeight - 4);
+        slider.setTextBoxStyle(juce::Slider::TextBoxRight, false, kValueWidth, kRowHeight - 4);
+        slider.setScrollWheelEnabled(false); // the wheel scrolls the list
+        slider.setTitle(name.getText());
+        slider.setDescription(tip);
         slider.setTextValueSuffix(*lane.unit != '\0' ? " " + juce::String::fromUTF8(lane.unit) : juce::String());
         slider.textFromValueFunction = [](double value) { return juce::String(value, 3); };
         slider.updateText();

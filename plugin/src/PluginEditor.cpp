@@ -15,8 +15,14 @@ constexpr int kLabelWidth = 80;
 PluginEditor::PluginEditor(PluginProcessor& owner)
     : AudioProcessorEditor(&owner), processor(owner), laneList(owner.lanes())
 {
-    addAndMakeVisible(status);
-    addAndMakeVisible(detail);
+    for (juce::Label* line : {&status, &detail})
+    {
+        line->setMinimumHorizontalScale(0.8f);
+        addAndMakeVisible(line);
+    }
+    status.setTitle("Status");
+    detail.setTitle("Details");
+    acknowledge.setTitle("Acknowledge the error");
     addChildComponent(acknowledge);
     acknowledge.onClick = [this] { processor.acknowledgeErrors(); };
 
@@ -45,13 +51,16 @@ PluginEditor::PluginEditor(PluginProcessor& owner)
     showSettings();
     timerCallback();
     setResizable(true, false);
-    setSize(680, 640);
+    setResizeLimits(520, 360, 1600, 1200);
+    setSize(680, 680);
     startTimerHz(10);
 }
 
 void PluginEditor::addField(juce::Label& label, const juce::String& name, juce::Component& field)
 {
     label.setText(name, juce::dontSendNotification);
+    field.setTitle(name);
+    field.setDescription(name); // some fields announce their value in place of the title
     addAndMakeVisible(label);
     addAndMakeVisible(field);
 }
@@ -65,7 +74,11 @@ void PluginEditor::showSettings()
     endpoint.setText(juce::String(shown.endpoint), false);
     solver.setSelectedId(shown.config.solver == "sde" ? 2 : 1, juce::dontSendNotification);
     late.setSelectedId(shown.latePolicy == LatePolicy::silence ? 2 : 1, juce::dontSendNotification);
-    latency.setText(juce::String(shown.latencySeconds) + " s", juce::dontSendNotification);
+    const int seconds = juce::roundToInt(shown.latencySeconds);
+    if (seconds == shown.latencySeconds && latency.indexOfItemId(seconds) >= 0)
+        latency.setSelectedId(seconds, juce::dontSendNotification);
+    else
+        latency.setText(juce::String(shown.latencySeconds, 2) + " s", juce::dontSendNotification);
 }
 
 void PluginEditor::applySettings()
@@ -77,21 +90,31 @@ void PluginEditor::applySettings()
     wanted.endpoint = endpoint.getText().toStdString();
     wanted.config.solver = solver.getSelectedId() == 2 ? "sde" : "ode";
     wanted.latePolicy = late.getSelectedId() == 2 ? LatePolicy::silence : LatePolicy::dry;
-    wanted.latencySeconds = latency.getText().getDoubleValue();
+    if (const int seconds = latency.getSelectedId(); seconds != 0)
+        wanted.latencySeconds = seconds;
     if (!(wanted == shown))
         processor.changeSettings(wanted);
+    shown = processor.settings(); // what became of the fields
+    showSettings();
+}
+
+/// What does not fit can be read in the tooltip.
+void PluginEditor::showLine(juce::Label& label, const juce::String& text)
+{
+    label.setText(text, juce::dontSendNotification);
+    label.setTooltip(text);
 }
 
 void PluginEditor::timerCallback()
 {
     const LinkStatus link = processor.linkStatus();
-    status.setText(statusLine(processor, link), juce::dontSendNotification);
-    detail.setText(detailLine(processor, link), juce::dontSendNotification);
+    showLine(status, statusLine(processor, link));
+    showLine(detail, detailLine(processor, link));
     acknowledge.setVisible(!link.errorCode.empty() || processor.telemetry().timedOut);
     laneList.showEngineLanes(link.engine.lanes);
     if (const Settings now = processor.settings(); !(now == shown))
     {
-        shown = now; // a restored project, or what applySettings made of the fields
+        shown = now; // a restored project
         showSettings();
     }
 }
@@ -104,10 +127,10 @@ void PluginEditor::paint(juce::Graphics& graphics)
 void PluginEditor::resized()
 {
     auto area = getLocalBounds().reduced(8);
-    auto top = area.removeFromTop(kLineHeight);
-    acknowledge.setBounds(top.removeFromRight(48).reduced(1));
+    auto top = area.removeFromTop(2 * kLineHeight); // an error's text may need two lines
+    acknowledge.setBounds(top.removeFromRight(48).removeFromTop(kLineHeight).reduced(1));
     status.setBounds(top);
-    detail.setBounds(area.removeFromTop(kLineHeight));
+    detail.setBounds(area.removeFromTop(2 * kLineHeight));
 
     const auto place = [](juce::Rectangle<int> line, juce::Label& label, juce::Component& field)
     {
@@ -123,7 +146,7 @@ void PluginEditor::resized()
     line = area.removeFromTop(kLineHeight);
     place(line.removeFromLeft(third), latencyLabel, latency);
     place(line.removeFromLeft(third), lateLabel, late);
-    place(line, endpointLabel, endpoint);
+    place(area.removeFromTop(kLineHeight), endpointLabel, endpoint);
 
     area.removeFromTop(6);
     viewport.setBounds(area);

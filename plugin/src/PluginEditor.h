@@ -19,6 +19,7 @@ private:
     void timerCallback() override;
     void showSettings();
     void applySettings();
+    void showLine(juce::Label& label, const juce::String& text);
     void addField(juce::Label& label, const juce::String& name, juce::Component& field);
 
     PluginProcessor& processor;

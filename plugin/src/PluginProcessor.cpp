@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "PluginEditor.h"
 #include "RealtimeHooks.h"
@@ -13,10 +15,10 @@ PluginProcessor::PluginProcessor()
     : AudioProcessor(BusesProperties()
                          .withInput("Input", juce::AudioChannelSet::stereo(), true)
                          .withOutput("Output", juce::AudioChannelSet::stereo(), true)),
-      current(environment::initialSettings()), link(current.endpoint, "DEMON " DEMON_VERSION, current.config)
+      current(environment::initialSettings()),
+      link(environment::overridden(current).endpoint, "DEMON " DEMON_VERSION, current.config)
 {
-    latePolicy = current.latePolicy;
-    timeoutNanoseconds = static_cast<std::int64_t>(current.timeoutSeconds * 1e9);
+    applySettings(current);
 }
 
 bool PluginProcessor::isBusesLayoutSupported(const BusesLayout& layout) const
@@ -59,41 +61,19 @@ int PluginProcessor::startStream(bool audioIsRunning)
     rateIsSupported = isSupportedRate(rate);
     const auto next = std::make_shared<Stream>(rate, current.latencyFrames(), epochs, numbers);
     if (audioIsRunning)
-    {
-        incoming = nullptr; // from here on no older stream can become the active one
-        Stream* const inUse = active;
-        const auto isLeft = [inUse](const std::shared_ptr<Stream>& stream) { return stream.get() != inUse; };
-        streams.erase(std::remove_if(streams.begin(), streams.end(), isLeft), streams.end());
-        streams.push_back(next);
-        incoming = next.get();
-    }
+        streams.offer(next);
     else
-    {
-        streams = {next};
-        incoming = nullptr;
-        active = next.get();
-    }
+        streams.replace(next);
     if (rateIsSupported)
         link.attach(next);
     return static_cast<int>(next->latencySamples);
 }
 
-void PluginProcessor::reset()
-{
-    if (Stream* stream = active)
-        stream->requestReset();
-}
+void PluginProcessor::reset() { resetRequested.store(true, std::memory_order_release); }
 
 double PluginProcessor::getTailLengthSeconds() const
 {
     return getSampleRate() > 0.0 ? getLatencySamples() / getSampleRate() : 0.0;
-}
-
-Stream* PluginProcessor::currentStream() noexcept
-{
-    if (Stream* next = incoming.exchange(nullptr, std::memory_order_acq_rel))
-        active.store(next, std::memory_order_release);
-    return active.load(std::memory_order_relaxed);
 }
 
 Transport PluginProcessor::readTransport() const noexcept
@@ -135,9 +115,11 @@ void PluginProcessor::process(juce::AudioBuffer<float>& buffer, bool forceBypass
     ProbeLog* const probe = link.probe();
     const std::int64_t startedAt = probe != nullptr ? steadyNanoseconds() : 0;
 
-    Stream* const stream = currentStream();
+    Stream* const stream = streams.current();
     if (stream == nullptr || buffer.getNumChannels() < 2)
         return;
+    if (resetRequested.exchange(false, std::memory_order_acq_rel))
+        stream->requestReset();
     if (buffer.getNumSamples() > longest.load(std::memory_order_relaxed))
         longest.store(buffer.getNumSamples(), std::memory_order_relaxed);
 
@@ -147,31 +129,29 @@ void PluginProcessor::process(juce::AudioBuffer<float>& buffer, bool forceBypass
     controls.bypassed = controls.bypassed || forceBypass;
     controls.latePolicy = latePolicy.load(std::memory_order_relaxed);
     if (transport.offline)
-        processOffline(buffer, transport, controls);
+        processOffline(*stream, buffer, transport, controls);
     else
-        processRealtime(buffer, transport, controls);
+        processRealtime(*stream, buffer, transport, controls);
 
     if (probe != nullptr)
         probe->record({buffer.getNumSamples(), transport, stream->lastBlock(), controls.lanes[lane::denoise],
                        controls.lanes[lane::mix], steadyNanoseconds() - startedAt});
 }
 
-void PluginProcessor::processRealtime(juce::AudioBuffer<float>& buffer, const Transport& transport,
+void PluginProcessor::processRealtime(Stream& stream, juce::AudioBuffer<float>& buffer, const Transport& transport,
                                       const Controls& controls) noexcept DEMON_NONBLOCKING
 {
     NeverWait waiter;
-    active.load(std::memory_order_relaxed)
-        ->process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
-                  waiter);
+    stream.process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
+                   waiter);
 }
 
-void PluginProcessor::processOffline(juce::AudioBuffer<float>& buffer, const Transport& transport,
+void PluginProcessor::processOffline(Stream& stream, juce::AudioBuffer<float>& buffer, const Transport& transport,
                                      const Controls& controls)
 {
-    OfflineWait waiter(link.progress(), timeoutNanoseconds.load(std::memory_order_relaxed));
-    active.load(std::memory_order_relaxed)
-        ->process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
-                  waiter);
+    OfflineWait waiter(link.signs(), timeoutNanoseconds.load(std::memory_order_relaxed));
+    stream.process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
+                   waiter);
 }
 
 Settings PluginProcessor::settings() const
@@ -182,28 +162,30 @@ Settings PluginProcessor::settings() const
 
 void PluginProcessor::changeSettings(const Settings& wanted)
 {
+    if (applySettings(wanted))
+        updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
+}
+
+/// A new latency starts a new stream. True when something has changed.
+bool PluginProcessor::applySettings(const Settings& wanted)
+{
     std::optional<int> newLatency;
+    bool hasChanged = false;
     {
         const std::lock_guard lock(mutex);
-        newLatency = applySettings(wanted);
+        const Settings old = std::exchange(current, wanted.sanitised());
+        const Settings used = environment::overridden(current);
+        hasChanged = !(current == old);
+        latePolicy = used.latePolicy;
+        timeoutNanoseconds = static_cast<std::int64_t>(used.timeoutSeconds * 1e9);
+        link.setConfig(used.config);
+        link.setEndpoint(used.endpoint);
+        if (used.latencyFrames() != old.latencyFrames() && !streams.isEmpty())
+            newLatency = startStream(true);
     }
     if (newLatency)
         setLatencySamples(*newLatency); // the host may call back from here
-}
-
-/// The mutex is held. Returns the latency in samples when it changes.
-std::optional<int> PluginProcessor::applySettings(const Settings& wanted)
-{
-    const int oldLatency = current.latencyFrames();
-    current = wanted.sanitised();
-    environment::overrideSettings(current);
-    latePolicy = current.latePolicy;
-    timeoutNanoseconds = static_cast<std::int64_t>(current.timeoutSeconds * 1e9);
-    link.setConfig(current.config);
-    link.setEndpoint(current.endpoint);
-    if (current.latencyFrames() == oldLatency || streams.empty())
-        return std::nullopt;
-    return startStream(true);
+    return hasChanged;
 }
 
 void PluginProcessor::acknowledgeErrors()
@@ -222,7 +204,7 @@ void PluginProcessor::setStateInformation(const void* data, int size)
     const auto xml = getXmlFromBinary(data, size);
     Settings restored = settings();
     if (xml != nullptr && state::fromXml(*xml, restored, parameters))
-        changeSettings(restored);
+        applySettings(restored);
 }
 
 juce::AudioProcessorEditor* PluginProcessor::createEditor() { return new PluginEditor(*this); }

@@ -4,11 +4,11 @@
 #include <juce_audio_processors/juce_audio_processors.h>
 #include <memory>
 #include <mutex>
-#include <optional>
-#include <vector>
+#include <string>
 
 #include "LaneParameters.h"
 #include "PluginState.h"
+#include "core/Handover.h"
 #include "core/Realtime.h"
 #include "core/Stream.h"
 #include "link/EngineLink.h"
@@ -51,8 +51,9 @@ public:
     void changeProgramName(int, const juce::String&) override {}
 
     // --- for the editor and tests; not for the audio thread ---
-    Settings settings() const;
-    void changeSettings(const Settings& wanted); ///< a new latency starts a new stream
+    Settings settings() const;                   ///< the user's own; the environment may win over them
+    void changeSettings(const Settings& wanted); ///< by the user: the host is told that the project has changed
+    std::string engineEndpoint() const { return link.endpoint(); }
     const LaneParameters& lanes() const { return parameters; }
     const Telemetry& telemetry() const { return numbers; }
     LinkStatus linkStatus() const { return link.status(); }
@@ -64,11 +65,11 @@ private:
     void announceLatency();
     int streamRate() const;
     int startStream(bool audioIsRunning);
-    std::optional<int> applySettings(const Settings& wanted);
-    Stream* currentStream() noexcept;
+    bool applySettings(const Settings& wanted);
     Transport readTransport() const noexcept;
-    void processRealtime(juce::AudioBuffer<float>&, const Transport&, const Controls&) noexcept DEMON_NONBLOCKING;
-    void processOffline(juce::AudioBuffer<float>&, const Transport&, const Controls&);
+    void processRealtime(Stream&, juce::AudioBuffer<float>&, const Transport&,
+                         const Controls&) noexcept DEMON_NONBLOCKING;
+    void processOffline(Stream&, juce::AudioBuffer<float>&, const Transport&, const Controls&);
     void process(juce::AudioBuffer<float>&, bool forceBypass);
 
     LaneParameters parameters{*this};
@@ -77,10 +78,9 @@ private:
 
     mutable std::mutex mutex; ///< guards the next two; never taken by the audio thread
     Settings current;
-    std::vector<std::shared_ptr<Stream>> streams; ///< the newest last; older ones until the audio thread has left them
+    Handover<Stream> streams; ///< the owner's side only
 
-    std::atomic<Stream*> incoming{nullptr}; ///< a stream that the audio thread has not yet taken over
-    std::atomic<Stream*> active{nullptr};   ///< written by the audio thread, and by prepareToPlay while it rests
+    std::atomic<bool> resetRequested{false}; ///< for the next block
     std::atomic<LatePolicy> latePolicy{LatePolicy::dry};
     std::atomic<std::int64_t> timeoutNanoseconds{0};
     std::atomic<int> longest{0};

@@ -59,16 +59,17 @@ Settings environment::initialSettings()
         settings.config.prompt = prompt;
     if (const char* seed = fromEnvironment("DEMON_SEED"))
         settings.config.seed = std::atoll(seed);
-    overrideSettings(settings);
     return settings.sanitised();
 }
 
-void environment::overrideSettings(Settings& settings)
+Settings environment::overridden(const Settings& settings)
 {
+    Settings used = settings;
     if (const char* endpoint = fromEnvironment("DEMON_ENDPOINT"))
-        settings.endpoint = endpoint;
+        used.endpoint = endpoint;
     if (const char* seconds = fromEnvironment("DEMON_TIMEOUT_S"))
-        settings.timeoutSeconds = std::atof(seconds);
+        used.timeoutSeconds = std::atof(seconds);
+    return used.sanitised();
 }
 
 std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const LaneParameters& lanes)

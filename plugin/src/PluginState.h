@@ -32,14 +32,14 @@ struct Settings
 
 /// What the environment says, for tests and servers without a display.
 ///
-///   DEMON_ENDPOINT    the engine's address; wins over the saved state
-///   DEMON_TIMEOUT_S   time-out of a bounce; wins over the saved state
+///   DEMON_ENDPOINT    the engine's address; wins over the user's own, which stays in the saved state
+///   DEMON_TIMEOUT_S   time-out of a bounce; likewise
 ///   DEMON_LATENCY_S, DEMON_PROMPT, DEMON_SEED   of a fresh instance; the saved state wins over them
 ///   DEMON_PROBE_LOG   a file for one JSON line per block (see ProbeLog.h)
 namespace environment
 {
-Settings initialSettings();
-void overrideSettings(Settings& settings);
+Settings initialSettings();                    ///< the user's, in a fresh instance
+Settings overridden(const Settings& settings); ///< what to use in place of `settings`
 } // namespace environment
 
 /// The saved state is one XML element, which JUCE stores as text behind a small header:

@@ -11,18 +11,20 @@ inline juce::String statusLine(const PluginProcessor& processor, const LinkStatu
 {
     if (!processor.isRateSupported())
         return juce::String(error::sampleRate) + ": this sample rate is not a multiple of 25 between 8000 and 192000";
-    if (processor.telemetry().timedOut)
+    const bool timedOut = processor.telemetry().timedOut;
+    if (!link.errorCode.empty())
+        return juce::String(link.errorCode) + ": " + juce::String::fromUTF8(link.errorText.c_str()) +
+               (timedOut ? ". The bounce is dry from there on" : "");
+    if (timedOut)
         return "E_TIMEOUT: the engine did not answer, the bounce is dry from there on. Start it (demon serve) and "
                "bounce again";
-    if (!link.errorCode.empty())
-        return juce::String(link.errorCode) + ": " + juce::String::fromUTF8(link.errorText.c_str());
     switch (link.state)
     {
     case LinkState::idle:
         return "Waiting for the host";
     case LinkState::waiting:
     case LinkState::lost:
-        return "No engine at " + juce::String(processor.settings().endpoint) + ": start it with demon serve";
+        return "No engine at " + juce::String(processor.engineEndpoint()) + ": start it with demon serve";
     case LinkState::refused:
         return "The engine refuses this track";
     case LinkState::ready:

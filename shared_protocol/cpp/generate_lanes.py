@@ -13,6 +13,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 ENUMS = {
     "class": {"step": "LaneClass::step", "submission": "LaneClass::submission", "output": "LaneClass::output"},
@@ -62,7 +63,7 @@ namespace lane
 """
 
 
-def check(row: dict) -> None:
+def check(row: dict[str, Any]) -> None:
     """Raise ValueError, naming the lane and the field, unless `row` can be carried on the wire."""
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,31}", row["id"]):
         raise ValueError(f"lane {row['id']!r}: id must match [a-z][a-z0-9_]*, at most 32 bytes")
@@ -77,7 +78,7 @@ def real(value: float) -> str:
     return f"{float(value)!r}f"
 
 
-def table_row(row: dict) -> str:
+def table_row(row: dict[str, Any]) -> str:
     numbers = ", ".join(real(row[field]) for field in ("min", "max", "default", "skew"))
     enums = ", ".join(ENUMS[field][row[field]] for field in ("class", "resolution"))
     texts = {field: json.dumps(row[field], ensure_ascii=True) for field in ("id", "name", "unit", "acts_on", "help")}

@@ -24,6 +24,7 @@ inline std::string freeEndpoint()
 }
 
 /// A small real engine: it speaks the protocol over a ROUTER and answers every frame with its negative.
+/// It insists on the frames before a resumed one, as an engine with a model that looks back would.
 class FakeEngine
 {
 public:
@@ -55,6 +56,7 @@ private:
     struct Epoch
     {
         std::int64_t expected = 0, deliverFrom = 0;
+        bool offline = false;
     };
     struct Track
     {
@@ -133,10 +135,14 @@ private:
         std::visit([&](const auto& m) { on(socket, id, track, m); }, *message);
     }
 
-    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Begin& m)
+    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Begin& m)
     {
+        using namespace demon;
         ++begins;
-        track.epochs[m.epoch] = {m.feedFrom, m.deliverFrom};
+        const std::int64_t first = FrameGrid::forRate(track.shape.rate).frameOf(m.start);
+        if (m.deliverFrom < first || m.feedFrom < first || m.feedFrom > std::max(first, m.deliverFrom - retain))
+            return send(socket, id, Error{error::field, "feed_from lies too late", m.epoch});
+        track.epochs[m.epoch] = {m.feedFrom, m.deliverFrom, m.offline};
     }
     void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Feed& m)
     {
@@ -154,6 +160,7 @@ private:
         const std::int64_t from = std::max(m.frame, epoch.deliverFrom);
         if (from >= epoch.expected)
             return;
+        epoch.deliverFrom = epoch.expected;
         const auto length = static_cast<std::size_t>(track.shape.rate / 25);
         Window window{m.epoch, from, epoch.expected - from, {}};
         for (std::size_t channel = 0; channel < 2; ++channel)
@@ -164,9 +171,11 @@ private:
         }
         track.held.emplace_back(std::move(window));
     }
-    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Ping&)
+    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Ping& m)
     {
         ++pings;
+        if (const auto found = track.epochs.find(m.epoch); found != track.epochs.end() && !found->second.offline)
+            found->second.deliverFrom = std::max(found->second.deliverFrom, m.wanted);
         const auto newest = track.epochs.rbegin();
         send(socket, id,
              newest == track.epochs.rend() ? demon::Pong{} : demon::Pong{newest->first, newest->second.expected});

@@ -43,6 +43,11 @@ struct Rig
         client.receive(message, now);
         advance(0);
     }
+    void tell(std::int32_t epoch, std::int64_t frame) ///< what sounds now
+    {
+        output = {epoch, frame};
+        advance(0);
+    }
     void welcome(std::int64_t retain = 20)
     {
         Welcome message;

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <thread>
 #include <vector>
 
 #include "catch.h"
 #include "core/DelayLine.h"
+#include "core/Handover.h"
 #include "core/Ramp.h"
 #include "core/SpscRing.h"
 #include "core/WetSplice.h"
@@ -70,6 +72,36 @@ TEST_CASE("a ring holds exactly its capacity and its front stays in place")
     ring.pop();
     CHECK(*ring.front() == 2);
     CHECK(ring.size() == 1);
+}
+
+TEST_CASE("what the audio thread has taken, or is inside of, stays alive; the rest goes")
+{
+    Handover<int> handover;
+    CHECK(handover.current() == nullptr);
+    std::vector<std::weak_ptr<int>> made;
+    const auto make = [&]
+    {
+        auto next = std::make_shared<int>(static_cast<int>(made.size()));
+        made.emplace_back(next);
+        return next;
+    };
+    handover.replace(make());
+    CHECK(*handover.current() == 0);
+    handover.offer(make());
+    int* const taken = handover.take(); // the audio thread is interrupted here
+    handover.offer(make());
+    handover.offer(make());
+    CHECK_FALSE(made[0].expired());
+    REQUIRE_FALSE(made[1].expired());
+    CHECK(made[2].expired()); // never taken
+    handover.enter(taken);
+    CHECK(*taken == 1);
+    CHECK(*handover.current() == 3);
+    handover.offer(make());
+    CHECK(made[0].expired());
+    CHECK(made[1].expired());
+    CHECK_FALSE(made[3].expired());
+    CHECK(*handover.current() == 4);
 }
 
 TEST_CASE("a delay line gives every sample back after its length, for any chunks")

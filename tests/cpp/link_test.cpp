@@ -7,6 +7,9 @@
 #include <string>
 #include <thread>
 #include <vector>
+#ifndef _WIN32
+#include <sys/resource.h>
+#endif
 
 #include "FakeEngine.h"
 #include "catch.h"
@@ -64,7 +67,7 @@ struct Track
             std::vector<float> right = left;
             if (transport.offline)
             {
-                OfflineWait waiter(link.progress(), 15'000'000'000);
+                OfflineWait waiter(link.signs(), 15'000'000'000);
                 stream->process({left.data(), right.data()}, size, transport, controls, waiter);
             }
             else
@@ -186,7 +189,7 @@ TEST_CASE("live, late windows are replaced and counted without any waiting, and 
         [&]
         {
             const std::int64_t before = late();
-            std::this_thread::sleep_for(30ms);
+            std::this_thread::sleep_for(125ms); // real time
             track.play(2);
             return late() == before;
         }));
@@ -238,6 +241,69 @@ TEST_CASE("an endpoint that is no address is an error, not a crash")
     Track track("nonsense");
     CHECK(eventually([&] { return track.link.status().errorCode == "E_ENDPOINT"; }));
 }
+
+TEST_CASE("an endpoint and a stream that come together are one beginning")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Telemetry telemetry;
+    EpochNumbers epochs;
+    EngineLink link("tcp://127.0.0.1:9", "test", Config());
+    link.setEndpoint(endpoint);
+    link.attach(std::make_shared<Stream>(kRate, kLatencyFrames, epochs, telemetry));
+    REQUIRE(eventually([&] { return link.status().state == LinkState::ready; }));
+    std::this_thread::sleep_for(100ms);
+    CHECK(engine.hellos == 1);
+}
+
+TEST_CASE("another endpoint in the middle of a bounce changes nothing but who answers")
+{
+    const std::string first = freeEndpoint(), second = freeEndpoint();
+    FakeEngine engine(first), other(second);
+    Track track(first);
+    track.play(100);
+    track.link.setEndpoint(second);
+    track.play(200);
+    CHECK(track.isAllWet());
+    CHECK(track.telemetry.lateFrames == 0);
+    CHECK(other.begins == 1);
+}
+
+TEST_CASE("a bounce does not wait for an engine that refuses the track")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    engine.stop();
+    engine.refusal = {"E_LATENCY", "needs 64 frames", 0};
+    engine.start();
+    Track track(endpoint);
+    const std::int64_t startedAt = steadyNanoseconds();
+    track.play(100);
+    CHECK(steadyNanoseconds() - startedAt < 3'000'000'000);
+    CHECK(track.telemetry.timedOut);
+    CHECK(eventually([&] { return track.link.status().errorCode == "E_LATENCY"; }));
+}
+
+#ifndef _WIN32
+TEST_CASE("a connection that cannot be made is an error that passes, and never ends the host")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    rlimit none = before;
+    none.rlim_cur = 3; // not one more file
+    Track track("nonsense");
+    REQUIRE(eventually([&] { return track.link.status().errorCode == "E_ENDPOINT"; }));
+    setrlimit(RLIMIT_NOFILE, &none);
+    track.link.setEndpoint(endpoint);
+    const bool isShown = eventually([&] { return track.link.status().errorCode == "E_LINK"; });
+    setrlimit(RLIMIT_NOFILE, &before);
+    CHECK(isShown);
+    track.play(100);
+    CHECK(track.isAllWet());
+}
+#endif
 
 TEST_CASE("construction and destruction are quick without an engine")
 {

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "FakeEngine.h"
@@ -202,15 +204,167 @@ TEST_CASE("state tolerates what is unknown, missing, out of range or garbage")
     CHECK(host.plugin->lanes()[demon::lane::mix].get() == 1.0f);
     const demon::Settings before = host.plugin->settings();
     restore("<OTHER prompt=\"no\"/>");
-    std::mt19937 random(5);
-    for (int round = 0; round < 200; ++round)
-    {
-        std::vector<char> bytes(random() % 300);
-        for (char& byte : bytes)
-            byte = static_cast<char>(random());
-        host.plugin->setStateInformation(bytes.data(), static_cast<int>(bytes.size()));
-    }
     CHECK(host.plugin->settings() == before);
+}
+
+TEST_CASE("a state that was cut short or damaged leaves valid settings")
+{
+    Host host(true);
+    demon::Settings settings = host.plugin->settings();
+    settings.config = {"gr\xc3\xbc\xc3\x9f und strings", 12345, 12, "sde"};
+    host.plugin->changeSettings(settings);
+    juce::MemoryBlock saved;
+    host.plugin->getStateInformation(saved);
+    const auto restore = [&](const std::vector<char>& bytes)
+    { host.plugin->setStateInformation(bytes.data(), static_cast<int>(bytes.size())); };
+    const std::vector<char> whole(saved.begin(), saved.end());
+    std::mt19937 random(5);
+
+    host.plugin->changeSettings({});
+    const std::size_t header = 8, end = 2; // JUCE's; the line's end and the closing zero may be missing
+    for (std::size_t size = 0; size + header < whole.size() - end; size += 1 + random() % 40)
+        restore({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)});
+    CHECK(host.plugin->settings() == demon::Settings());
+    for (int round = 0; round < 400; ++round)
+    {
+        std::vector<char> damaged = whole;
+        for (unsigned flips = 1 + random() % 4; flips > 0; --flips)
+            damaged[random() % damaged.size()] ^= static_cast<char>(1u << (random() % 8));
+        restore(damaged);
+        REQUIRE(host.plugin->settings() == host.plugin->settings().sanitised());
+        for (std::size_t i = 0; i < demon::kLaneCount; ++i)
+        {
+            const float value = host.plugin->lanes()[i].get();
+            REQUIRE((value >= demon::kLanes[i].min && value <= demon::kLanes[i].max));
+        }
+    }
+    restore(whole);
+    CHECK(host.plugin->settings() == settings);
+}
+
+TEST_CASE("the environment wins while it is set, and never gets into the saved state")
+{
+    const std::string endpoint = freeEndpoint();
+    Host host(true, endpoint.c_str());
+    CHECK(host.plugin->engineEndpoint() == endpoint);
+    CHECK(host.plugin->settings().endpoint == demon::Settings().endpoint);
+    demon::Settings settings = host.plugin->settings();
+    settings.endpoint = "tcp://127.0.0.1:1234";
+    settings.timeoutSeconds = 7.0;
+    host.plugin->changeSettings(settings);
+    CHECK(host.plugin->engineEndpoint() == endpoint);
+    juce::MemoryBlock saved;
+    host.plugin->getStateInformation(saved);
+    const auto xml = juce::AudioProcessor::getXmlFromBinary(saved.getData(), static_cast<int>(saved.getSize()));
+    REQUIRE(xml != nullptr);
+    CHECK(xml->getStringAttribute("endpoint") == "tcp://127.0.0.1:1234");
+    CHECK(xml->getDoubleAttribute("timeout") == 7.0);
+}
+
+namespace
+{
+struct ChangeCounter : juce::AudioProcessorListener
+{
+    int stateChanges = 0;
+    void audioProcessorParameterChanged(juce::AudioProcessor*, int, float) override {}
+    void audioProcessorChanged(juce::AudioProcessor*, const ChangeDetails& details) override
+    {
+        stateChanges += details.nonParameterStateChanged ? 1 : 0;
+    }
+};
+} // namespace
+
+TEST_CASE("what the user changes makes the project dirty, a restored state does not")
+{
+    Host host(true);
+    ChangeCounter counter;
+    host.plugin->addListener(&counter);
+    demon::Settings settings = host.plugin->settings();
+    host.plugin->changeSettings(settings);
+    CHECK(counter.stateChanges == 0);
+    settings.config.prompt = "strings";
+    host.plugin->changeSettings(settings);
+    CHECK(counter.stateChanges == 1);
+    juce::MemoryBlock saved;
+    host.plugin->getStateInformation(saved);
+    settings.latencySeconds = 1.0;
+    host.plugin->changeSettings(settings);
+    CHECK(counter.stateChanges == 2);
+    host.plugin->setStateInformation(saved.getData(), static_cast<int>(saved.getSize()));
+    CHECK(counter.stateChanges == 2);
+    host.plugin->removeListener(&counter);
+}
+
+namespace
+{
+template <class Field> std::vector<Field*> childrenOf(juce::Component& parent)
+{
+    std::vector<Field*> found;
+    for (juce::Component* child : parent.getChildren())
+    {
+        if (auto* field = dynamic_cast<Field*>(child))
+            found.push_back(field);
+        const auto deeper = childrenOf<Field>(*child);
+        found.insert(found.end(), deeper.begin(), deeper.end());
+    }
+    return found;
+}
+
+template <class Field> Field& fieldNamed(juce::Component& parent, const juce::String& title)
+{
+    for (Field* field : childrenOf<Field>(parent))
+        if (field->getTitle() == title)
+            return *field;
+    FAIL("no field " << title);
+    throw std::logic_error("unreachable");
+}
+} // namespace
+
+TEST_CASE("every control of the editor has a name, and the wheel scrolls the list")
+{
+    Host host(true);
+    const std::unique_ptr<juce::AudioProcessorEditor> editor(host.plugin->createEditor());
+    const auto sliders = childrenOf<juce::Slider>(*editor);
+    REQUIRE(sliders.size() == demon::kLaneCount);
+    for (std::size_t i = 0; i < sliders.size(); ++i)
+    {
+        CHECK(sliders[i]->getTitle() == juce::String::fromUTF8(demon::kLanes[i].name));
+        CHECK_FALSE(sliders[i]->isScrollWheelEnabled());
+    }
+    for (const char* name : {"Prompt", "Seed", "Steps", "Engine"})
+        fieldNamed<juce::TextEditor>(*editor, name);
+    for (const char* name : {"Solver", "Latency", "If late"})
+        CHECK(fieldNamed<juce::ComboBox>(*editor, name).getDescription() == name);
+}
+
+TEST_CASE("the editor shows what became of its fields, and a latency that is no choice survives an edit")
+{
+    Host host(true); // a latency of 0.4 s
+    const std::unique_ptr<juce::AudioProcessorEditor> editor(host.plugin->createEditor());
+    auto& seed = fieldNamed<juce::TextEditor>(*editor, "Seed");
+    auto& latency = fieldNamed<juce::ComboBox>(*editor, "Latency");
+    CHECK(latency.getSelectedId() == 0);
+    for (int i = 0; i < 2; ++i) // the second time nothing changes
+    {
+        seed.setText("9999999999", false);
+        seed.onReturnKey();
+        CHECK(seed.getText() == "4294967295");
+    }
+    CHECK(host.plugin->settings().latencySeconds == 0.4);
+    latency.setSelectedId(8, juce::sendNotificationSync);
+    CHECK(host.plugin->settings().latencySeconds == 8.0);
+    CHECK(latency.getSelectedId() == 8);
+}
+
+TEST_CASE("reset may come from any thread, at any time")
+{
+    Host host(false);
+    PluginProcessor fresh;
+    fresh.reset(); // before it is prepared
+    const std::vector<float> input = noise(60000);
+    host.play(noise(10000), {512});
+    host.plugin->reset();
+    CHECK(isDelayed(host.play(input, {512}), input, host.plugin->getLatencySamples()));
 }
 
 TEST_CASE("a new latency while playing is taken over at the next block")

@@ -151,6 +151,41 @@ TEST_CASE("a reset drops everything and starts over")
     CHECK(rig.others[2].kind == FeedItem::Kind::begin);
 }
 
+TEST_CASE("after a reset the first frames are wet, however many stale windows were on their way")
+{
+    Rig rig;
+    const Signal input = noise(6400, 6);
+    const auto fillWithStale = [&]
+    {
+        const auto fill = [](WetFrame& wet)
+        {
+            wet.epoch = 1;
+            wet.frame = 1000;
+        };
+        while (rig.stream.wetRing.tryPush(fill))
+        {
+        }
+    };
+    rig.playAll(input, 640);
+    fillWithStale();
+    rig.stream.requestReset();
+    rig.transport.sample = 0;
+    rig.play(input, 0, 320); // the rig demands room for every window
+    CHECK(rig.stream.wetRing.size() == 1);
+
+    rig.stream.requestReset(); // the drop is on its way, and the link thread still sends
+    Signal l(input.begin(), input.begin() + 320), r = l;
+    NeverWait waiter;
+    rig.transport.sample = 0;
+    rig.stream.process({l.data(), r.data()}, 320, rig.transport, rig.controls, waiter);
+    fillWithStale();
+    rig.answers = false;
+    rig.serve();
+    rig.transport.sample += 320;
+    rig.play(input, 320, 320);
+    CHECK(rig.stream.wetRing.size() == 0);
+}
+
 TEST_CASE("in real time a late window is replaced, counted, and playing goes on with the next")
 {
     Rig rig;
@@ -234,7 +269,7 @@ TEST_CASE("offline, a missing engine costs one time-out, and then the run is dry
     rig.answers = false;
     rig.transport.offline = true;
     const Signal input = noise(6400, 9);
-    const std::atomic<std::int64_t> noProgress{0};
+    const EngineSigns noSigns;
     const std::int64_t startedAt = steadyNanoseconds();
     Signal out;
     for (std::size_t at = 0; at < input.size(); at += 640)
@@ -242,7 +277,7 @@ TEST_CASE("offline, a missing engine costs one time-out, and then the run is dry
         Signal l(input.begin() + static_cast<std::ptrdiff_t>(at),
                  input.begin() + static_cast<std::ptrdiff_t>(at + 640));
         Signal r = l;
-        OfflineWait waiter(noProgress, 100'000'000);
+        OfflineWait waiter(noSigns, 100'000'000);
         rig.stream.process({l.data(), r.data()}, 640, rig.transport, rig.controls, waiter);
         rig.transport.sample += 640;
         rig.serve();
@@ -253,4 +288,71 @@ TEST_CASE("offline, a missing engine costs one time-out, and then the run is dry
     CHECK(seconds < 1.0);
     CHECK((out == delayed(input)));
     CHECK(rig.telemetry.timedOut);
+}
+
+namespace
+{
+/// A bounce of `frames` frames; returns the seconds that it waited.
+double bounce(Rig& rig, const EngineSigns& signs, std::size_t frames)
+{
+    rig.transport.offline = true;
+    const std::int64_t startedAt = steadyNanoseconds();
+    for (std::size_t i = 0; i < frames; ++i)
+    {
+        Signal l(kFrame, 0.5f), r(kFrame, 0.5f);
+        OfflineWait waiter(signs, 100'000'000);
+        rig.stream.process({l.data(), r.data()}, kFrame, rig.transport, rig.controls, waiter);
+        rig.transport.sample += kFrame;
+        rig.serve();
+    }
+    return static_cast<double>(steadyNanoseconds() - startedAt) * 1e-9;
+}
+} // namespace
+
+TEST_CASE("a bounce that gave up waits again in the next epoch, and once the error is acknowledged")
+{
+    const EngineSigns signs;
+    Rig rig;
+    rig.answers = false;
+    CHECK(bounce(rig, signs, 10) > 0.09);
+    CHECK(bounce(rig, signs, 10) < 0.09);
+    rig.telemetry.timedOut = false;
+    CHECK(bounce(rig, signs, 1) > 0.09);
+    CHECK(rig.telemetry.timedOut);
+    rig.transport.sample = 100000;
+    CHECK(bounce(rig, signs, 10) > 0.09);
+    CHECK(bounce(rig, signs, 10) < 0.09);
+}
+
+TEST_CASE("a bounce does not wait for what the engine has refused")
+{
+    for (const std::int32_t hopeless : {EngineSigns::kEveryEpoch, 1})
+    {
+        EngineSigns signs;
+        signs.hopelessEpoch = hopeless;
+        Rig rig;
+        rig.answers = false;
+        CHECK(bounce(rig, signs, 10) < 0.09);
+        CHECK(rig.telemetry.timedOut);
+    }
+    EngineSigns signs;
+    signs.hopelessEpoch = 7; // another one
+    Rig rig;
+    rig.answers = false;
+    CHECK(bounce(rig, signs, 10) > 0.09);
+}
+
+TEST_CASE("while windows are late, a change between dry and silence is no jump")
+{
+    Rig rig;
+    rig.answers = false;
+    Signal out;
+    for (int frame = 0; frame < 20; ++frame)
+    {
+        rig.controls.latePolicy = frame % 4 < 2 ? LatePolicy::dry : LatePolicy::silence;
+        const Signal part = rig.play(Signal(kFrame, 0.5f), 0, kFrame);
+        out.insert(out.end(), part.begin(), part.end());
+    }
+    for (std::size_t i = kLatency + 1; i < out.size(); ++i)
+        REQUIRE(std::abs(out[i] - out[i - 1]) < 0.02f);
 }

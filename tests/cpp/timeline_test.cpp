@@ -107,7 +107,7 @@ TEST_CASE("a negative ppq with an advancing sample position is a song that start
     Transport transport = playingAt(48000);
     transport.hasMusic = true;
     transport.ppq = -2.0;
-    timeline.advance(transport, 512);
+    CHECK(timeline.advance(transport, 512).sample == 48000);
     transport.sample += 512;
     transport.ppq += 512.0 / 24000.0;
     CHECK(timeline.advance(transport, 512).sample == 48512);

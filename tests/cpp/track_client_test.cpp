@@ -229,12 +229,172 @@ TEST_CASE("epochs that a live host has played past are dropped")
     CHECK(rig.all<Drop>().back().epoch == 1);
 }
 
-TEST_CASE("memory is bounded however long the engine is away")
+TEST_CASE("a bounce whose frames had to be given up ends with an error at once")
 {
     Rig rig;
     rig.begin(1);
     rig.feed(1, 0, static_cast<std::int64_t>(EpochRecord::kMaxKeptFrames) + 500);
     CHECK(rig.client.status().framesGivenUp == 500);
+    CHECK(rig.client.hopelessEpoch() == 0);
     rig.welcome();
-    CHECK(rig.all<Begin>().front().feedFrom == 500);
+    CHECK(rig.count<Begin>() == 0);
+    CHECK(rig.count<Feed>() == 0);
+    CHECK(rig.client.status().errorCode == "E_LIMIT");
+    CHECK(rig.client.hopelessEpoch() == 1);
+    rig.begin(2);
+    rig.feed(2, 0, 5);
+    CHECK(rig.all<Begin>().front().epoch == 2);
+    rig.tell(2, 0);
+    CHECK(rig.client.hopelessEpoch() == 0);
+}
+
+TEST_CASE("live, before the first welcome no more is kept than an engine can use")
+{
+    Rig rig;
+    rig.begin(1, false);
+    rig.feed(1, 0, 2000);
+    rig.tell(1, 1990);
+    rig.welcome(160);
+    REQUIRE(rig.count<Begin>() == 1);
+    CHECK(rig.all<Begin>().front().deliverFrom == 1990);
+    CHECK(rig.all<Begin>().front().feedFrom == 1990 - 160);
+    CHECK(rig.client.status().framesGivenUp == 0);
+}
+
+TEST_CASE("live, memory is bounded")
+{
+    Rig rig;
+    rig.begin(1, false);
+    rig.feed(1, 0, 2000);
+    rig.welcome(1000); // it is not known yet what sounds
+    CHECK(rig.all<Begin>().front().feedFrom == 2000 - 10 - 400);
+    CHECK(rig.all<Begin>().front().deliverFrom == 2000 - 10 - 400 + 1000);
+}
+
+TEST_CASE("an engine that comes back with a longer memory is never asked for more than it can do")
+{
+    for (const bool offline : {true, false})
+    {
+        Rig rig;
+        rig.welcome(20);
+        rig.begin(1, offline);
+        rig.feed(1, 0, 100);
+        rig.window(1, 0, 60); // frames from 40 on are kept
+        rig.sent.clear();
+        rig.hear(Error{error::unknownTrack, "", 0});
+        rig.advance(300);
+        rig.welcome(50);
+        if (offline)
+        {
+            CHECK(rig.count<Begin>() == 0);
+            CHECK(rig.client.status().errorCode == "E_LIMIT");
+            continue;
+        }
+        REQUIRE(rig.count<Begin>() == 1);
+        CHECK(rig.all<Begin>().front().feedFrom == 40);
+        CHECK(rig.all<Begin>().front().deliverFrom == 90);
+        CHECK(rig.client.status().framesGivenUp == 30);
+    }
+}
+
+TEST_CASE("live, what has sounded is not wanted any more")
+{
+    for (const bool offline : {true, false})
+    {
+        Rig rig;
+        rig.welcome();
+        rig.begin(1, offline);
+        rig.feed(1, 0, 60);
+        rig.window(1, 0, 10);
+        rig.tell(1, 5);
+        CHECK(rig.takeWindows().front() == std::pair<std::int32_t, std::int64_t>{1, offline ? 0 : 5});
+        rig.tell(1, 30);
+        rig.advance(260);
+        CHECK(rig.all<Ping>().back().wanted == (offline ? 10 : 30));
+        rig.window(1, 10, 10);
+        CHECK(rig.takeWindows().size() == (offline ? 10 : 0));
+        rig.window(1, offline ? 20 : 28, 10);
+        CHECK(rig.takeWindows().front() == std::pair<std::int32_t, std::int64_t>{1, offline ? 20 : 30});
+        CHECK(rig.count<Begin>() == 1);
+    }
+}
+
+TEST_CASE("live, an epoch that has sounded to its end is done with")
+{
+    Rig rig;
+    rig.welcome();
+    rig.begin(1, false);
+    rig.feed(1, 0, 10);
+    rig.begin(2, false); // ends it
+    rig.tell(1, 12);
+    rig.advance(1);
+    CHECK(rig.client.keptEpochs() == 1);
+    CHECK(rig.all<Drop>().back().epoch == 1);
+}
+
+TEST_CASE("windows of what was never fed are not kept")
+{
+    Rig rig;
+    rig.welcome();
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.window(1, 0, 200);
+    CHECK(rig.takeWindows().size() == 5);
+    rig.window(1, 5, 200);
+    CHECK(rig.takeWindows().empty());
+    rig.feed(1, 5, 1);
+    rig.window(1, 5, 1);
+    CHECK(rig.takeWindows() == Places{{1, 5}});
+}
+
+TEST_CASE("after a pause nothing is sent twice")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 20);
+    rig.welcome();
+    for (int i = 0; i < 20; ++i)
+    {
+        rig.hear(Pong{1, 20});
+        rig.advance(250);
+    }
+    rig.feed(1, 20, 5);
+    const int before = rig.count<Feed>();
+    rig.hear(Pong{1, 20}); // has crossed the feed
+    CHECK(rig.count<Feed>() == before);
+}
+
+TEST_CASE("another endpoint is greeted at once, and every epoch is resumed where it stands")
+{
+    Rig rig;
+    rig.welcome(20);
+    rig.begin(1);
+    rig.feed(1, 0, 100);
+    rig.window(1, 0, 60);
+    rig.sent.clear();
+    rig.client.reconnect();
+    rig.advance(1);
+    CHECK(rig.reconnects == 2);
+    REQUIRE(rig.count<Hello>() == 1);
+    rig.welcome(20);
+    REQUIRE(rig.count<Begin>() == 1);
+    CHECK(rig.all<Begin>().front().feedFrom == 40);
+    CHECK(rig.all<Begin>().front().deliverFrom == 60);
+    CHECK(rig.takeWindows().size() == 60);
+}
+
+TEST_CASE("a refusal is hopeless until the next try, a fault of this end is tried again")
+{
+    Rig rig;
+    rig.hear(Error{error::busy, "", 0});
+    CHECK(rig.client.hopelessEpoch() == EngineSigns::kEveryEpoch);
+    rig.advance(2000);
+    CHECK(rig.client.hopelessEpoch() == 0);
+    rig.welcome();
+    CHECK(rig.client.hopelessEpoch() == 0);
+    rig.client.fail("E_LINK", "", rig.now);
+    CHECK(rig.client.status().state == LinkState::lost);
+    CHECK(rig.client.status().errorCode == "E_LINK");
+    rig.advance(260);
+    CHECK(rig.count<Hello>() == 3);
 }
