@@ -21,9 +21,11 @@ test-cpp: plugin
 test-python: plugin
 	$(PY) -m pytest
 
-plugin: $(VENV)/.ready ## build the VST3: build/DEMON.vst3
-	cmake -S . -B $(BUILD) -G Ninja --log-level=WARNING -DDEMON_WERROR=ON
+plugin: $(VENV)/.ready $(BUILD)/build.ninja ## build the VST3: build/DEMON.vst3
 	cmake --build $(BUILD)
+
+$(BUILD)/build.ninja: | $(VENV)/.ready
+	cmake -S . -B $(BUILD) -G Ninja --log-level=WARNING -DDEMON_WERROR=ON
 
 serve: $(VENV)/.ready ## run the engine server; MODEL=path, ENDPOINT=tcp://127.0.0.1:47800
 	$(VENV)/bin/demon serve $(if $(MODEL),--model $(MODEL)) $(if $(ENDPOINT),--endpoint $(ENDPOINT))
