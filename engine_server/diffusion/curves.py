@@ -24,9 +24,9 @@ def canonical_curve(
 ) -> Tensor:
     """A scalar or curve as a contiguous float32 tensor `[1, T, C]`, T being 1 or `frames` and C usually 1.
 
-    Accepts numbers, lists, numpy arrays and tensors of shape `[]`, `[T]`, `[1, T]` or `[1, T, C]`. With `resample`, another
-    length is mapped end to end onto `frames` (aligned ends, linear). Raises ValueError naming the parameter for a wrong
-    length, more dimensions, NaN or infinity, or a value outside `[lo, hi]`. Any thread; never call it inside a tick.
+    Accepts numbers, lists, numpy arrays and tensors of shape `[]`, `[T]`, `[1, T]` or `[1, T, C]`. Raises ValueError
+    naming the parameter for a wrong length, more dimensions, NaN or infinity, or a value outside `[lo, hi]`. Any thread;
+    never call it inside a tick.
     """
     curve = torch.as_tensor(value).to(torch.float32)
     if curve.ndim == 0:
@@ -40,18 +40,9 @@ def canonical_curve(
     if curve.shape[0] != 1 or curve.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(curve.shape)}; one curve with at least one value is expected")
     if curve.shape[1] not in (1, frames):
-        if not resample:
-            raise ValueError(f"{name} has {curve.shape[1]} frames; 1 or {frames} are expected")
-        curve = resample_aligned(curve, frames)
+        raise ValueError(f"{name} has {curve.shape[1]} frames; 1 or {frames} are expected")
     if not torch.isfinite(curve).all():
         raise ValueError(f"{name} holds NaN or infinity")
     if (lo is not None and bool((curve < lo).any())) or (hi is not None and bool((curve > hi).any())):
         raise ValueError(f"{name} leaves the range {lo} to {hi}")
     return curve.contiguous()
-
-
-def resample_aligned(curve: Tensor, frames: int) -> Tensor:
-    """Linear resampling of `[1, N, C]` to `[1, frames, C]` in which first and last values stay where they are."""
-    return torch.nn.functional.interpolate(
-        curve.transpose(1, 2), size=frames, mode="linear", align_corners=True
-    ).transpose(1, 2)
