@@ -36,6 +36,8 @@ class RequestNoise:
     """Noise as a function of a request's seed: torch's own CPU normal draw, channels first, as upstream makes it."""
 
     def __init__(self, seed: int) -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed is {seed}; a whole number from 0 to 2^64 - 1 is expected")
         self._seed = seed
 
     def draw(self, purpose: Purpose, step: int, frames: int, channels: int) -> Tensor:
@@ -74,3 +76,17 @@ class PositionNoise:
         angle = 2.0 * np.pi * unit[..., 1]
         values = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
         return torch.from_numpy(values.reshape(frames, channels).astype(np.float32))
+
+
+class WindowNoise:
+    """The part of a whole piece's noise that belongs to one window: overlapping windows see the same noise."""
+
+    def __init__(self, whole: NoiseSource, first_frame: int, total_frames: int) -> None:
+        self._whole = whole
+        self._first = first_frame
+        self._total = total_frames
+
+    def draw(self, purpose: Purpose, step: int, frames: int, channels: int) -> Tensor:
+        """See `NoiseSource`; frames `first_frame` to `first_frame + frames` of `total_frames`."""
+        whole = self._whole.draw(purpose, step, self._total, channels)
+        return whole[self._first : self._first + frames].contiguous()

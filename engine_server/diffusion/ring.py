@@ -2,78 +2,45 @@
 """The ring: generations in flight, advanced together by one batched decoder forward per tick.
 
 A struct of arrays: every per-slot quantity is a preallocated `[D, ...]` tensor, filling a slot writes a row, and a tick has no
-loop over slots. The batch is always D rows, busy or idle, because a row's bits depend on the batch size (and on nothing
-else in the batch).
+loop over slots. Forwards always have the same number of rows, busy or idle, because a row's bits depend on the batch size (and
+on nothing else in the batch): a slot's result is the same alone and among others, at any depth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine_server.diffusion.curves import CurveLike, canonical_curve
-from engine_server.diffusion.noise import NoiseSource, Purpose
-from engine_server.diffusion.schedule import MAX_STEPS, build_schedule, start_level
-from engine_server.diffusion.step import StepRows, advance, initial_state
+from engine_server.diffusion.compositing import ConditionBank, Flags, ForwardPlan, take_rows
+from engine_server.diffusion.controls import Controls, Snapshot
+from engine_server.diffusion.dcw import DcwPlan, plan_dcw
+from engine_server.diffusion.decoder import Decoder
+from engine_server.diffusion.guidance import GuidanceRows, guide
+from engine_server.diffusion.prepare import PreparedSlot, prepare
+from engine_server.diffusion.request import SlotRequest
+from engine_server.diffusion.rows import RingShape, StepRows, StepTimes, upload
+from engine_server.diffusion.slots import AdapterRows, HostRows, RingState, Step, StepNoise, resized
+from engine_server.diffusion.step import advance, hold_masked
 
-SOLVERS = ("ode", "sde")
-
-
-class Decoder(Protocol):
-    """The model behind a ring: velocity of a batch. The result of a row must depend on that row only."""
-
-    def __call__(self, x: Tensor, t: Tensor, states: Tensor, mask: Tensor, context: Tensor) -> Tensor:
-        """x `[D, T, C]`, t `[D]`, states `[D, L, E]`, mask `[D, L]` bool, context `[D, T, 2C]` -> `[D, T, C]`."""
-        ...
-
-
-@dataclass(frozen=True)
-class RingShape:
-    """Sizes that a ring is built for: D slots, T frames, C channels, L condition tokens of width E."""
-
-    depth: int
-    frames: int
-    channels: int
-    tokens: int
-    width: int
+DEFAULT_BATCH = 4
+"""Rows of a forward. The smallest batch at which a row's bits were seen not to depend on its neighbours (float32 on CPUs)."""
 
 
-@dataclass(frozen=True)
-class SlotRequest:
-    """One generation. Curves may be scalars or curves of T frames; tensors are on the CPU.
-
-    request_id names the request in its `Completion`. source: `[T, C]` or None; context: `[T, 2C]`; states: `[L, E]`; mask: `[L]`.
-    Defaults are neutral. `compat_denoise` selects the reference's staircase schedule start.
-    """
-
-    request_id: Hashable
-    noise: NoiseSource
-    context: Tensor
-    states: Tensor
-    mask: Tensor
-    source: Tensor | None = None
-    denoise: CurveLike = 1.0
-    velocity_scale: CurveLike = 1.0
-    source_blend: CurveLike = 1.0
-    ode_noise: CurveLike = 0.0
-    initial_noise: CurveLike = 1.0
-    steps: int = 8
-    shift: float = 3.0
-    solver: str = "ode"
-    compat_denoise: bool = False
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completion:
     """A finished generation: `latent` is `[T, C]` float32, owned by the receiver."""
 
     request_id: Hashable
     latent: Tensor
+    request: SlotRequest
+    admitted_tick: int
+    finished_tick: int
+    control_versions: tuple[int, ...]
+    """Version of the shared controls that each step read."""
 
 
 @dataclass(frozen=True)
@@ -86,41 +53,48 @@ class SlotProgress:
 
 
 class Ring:
-    """Slots of one window length and condition length. All methods belong to one thread."""
+    """Slots of one window length and condition length. All methods belong to one thread; `controls` to any."""
 
-    def __init__(self, decoder: Decoder, shape: RingShape, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        shape: RingShape,
+        *,
+        batch: int = DEFAULT_BATCH,
+        controls: Controls | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.shape = shape
+        self.controls = controls or Controls(device=device)
+        self.ticks = 0
+        self.forward_rows = 0
+        """Rows that forwards were needed for so far, padding not counted."""
         self._decoder = decoder
+        self._batch = batch
         self._device = torch.device(device)
-        D, T, C = shape.depth, shape.frames, shape.channels
-
-        def rows(*sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(D, *sizes, dtype=dtype, device=self._device)
-
-        self._x = rows(T, C)
-        self._context = rows(T, 2 * C)
-        self._states = rows(shape.tokens, shape.width)
-        self._mask = rows(shape.tokens, dtype=torch.bool)
-        self._mask[:, 0] = True  # attention over no key at all would be NaN in idle rows
-        self._rows = StepRows(
-            source=rows(T, C),
-            initial_noise=rows(T, C),
-            start=rows(T, 1),
-            velocity_scale=rows(T, 1),
-            source_blend=rows(T, 1),
-            ode_noise=rows(T, 1),
-            is_sde=rows(1, 1, dtype=torch.bool),
-        )
-        self._step_noise = rows(0, T, C)
-        self._levels = rows(MAX_STEPS + 1)
-        self._requests: list[SlotRequest | None] = [None] * D
-        self._step = np.zeros(D, dtype=np.int64)
-        self._steps = np.zeros(D, dtype=np.int64)
+        self._bank = ConditionBank(decoder, shape, self._device)
+        self._rows = StepRows.neutral(shape.depth, shape, self._device)
+        self._host = HostRows.empty(shape.depth)
+        self._noise = StepNoise(shape, self._device)
+        self._adapters = AdapterRows(shape.depth, self._device)
+        self._slots: list[PreparedSlot | None] = [None] * shape.depth
+        latent = (shape.depth, shape.frames, shape.channels)
+        self._state = RingState(*(torch.zeros(latent, device=self._device) for _ in range(3)))
+        self._context = torch.zeros(*latent[:2], 2 * shape.channels, device=self._device)
+        self._fitted: Snapshot | None = None
+        self._settled_version: int | None = None
+        self._features: frozenset[str] = frozenset()
+        self._dcw: DcwPlan | None = None
 
     @property
     def busy(self) -> int:
         """Slots in flight."""
-        return sum(request is not None for request in self._requests)
+        return sum(slot is not None for slot in self._slots)
+
+    @property
+    def capacity(self) -> int:
+        """Slots that the ring has room for: its depth, or more while it narrows."""
+        return len(self._slots)
 
     def has_free_slot(self) -> bool:
         """Whether `admit` may be called."""
@@ -129,56 +103,61 @@ class Ring:
     def progress(self) -> list[SlotProgress]:
         """Every slot in flight, in slot order."""
         return [
-            SlotProgress(request.request_id, int(self._step[row]), int(self._steps[row]))
-            for row, request in enumerate(self._requests)
-            if request is not None
+            SlotProgress(slot.request.request_id, int(self._host.step[row]), slot.steps)
+            for row, slot in enumerate(self._slots)
+            if slot is not None
         ]
 
-    def admit(self, request: SlotRequest) -> None:
+    def state(self, request_id: Hashable) -> Tensor:
+        """A copy of a generation's noisy latent as it stands, `[T, C]`. Raises KeyError if it is not in flight."""
+        for row, slot in enumerate(self._slots):
+            if slot is not None and slot.request.request_id == request_id:
+                return self._state.x[row].clone()
+        raise KeyError(request_id)
+
+    @torch.no_grad()
+    def admit(self, request: SlotRequest | PreparedSlot) -> None:
         """Fill a free slot. Everything is checked before anything is written.
 
         Raises ValueError for a request that does not fit (the message names the field) and RuntimeError if no slot is free.
         """
         if not self.has_free_slot():
             raise RuntimeError("no slot is free; ask has_free_slot() first")
-        slot = _Slot.from_request(request, self.shape)
-        row = self._requests.index(None)
-        if slot.step_noise is not None:
-            self._reserve_step_noise(slot.step_noise.shape[0])
-        rows = self._rows
-        for target, value in (
-            (rows.source, slot.source),
-            (rows.initial_noise, slot.initial_noise),
-            (rows.start, slot.start),
-            (rows.velocity_scale, slot.velocity_scale),
-            (rows.source_blend, slot.source_blend),
-            (rows.ode_noise, slot.ode_noise),
-            (rows.is_sde, torch.tensor(request.solver == "sde")),
-            (self._context, request.context),
-            (self._states, request.states),
-            (self._mask, request.mask),
-        ):
-            target[row] = value.to(self._device)
-        self._step_noise[row] = 0.0
-        if slot.step_noise is not None:
-            self._step_noise[row, : slot.step_noise.shape[0]] = slot.step_noise.to(self._device)
-        self._levels[row] = 0.0
-        self._levels[row, : len(slot.levels)] = slot.levels.to(self._device)
-        first = slice(row, row + 1)
-        self._x[row] = initial_state(
-            _take(rows, first), self._levels[first, :1, None], slot.initial_share.to(self._device)
-        )[0]
-        self._requests[row] = request
-        self._step[row] = 0
-        self._steps[row] = slot.steps
+        slot = prepare(request, self.shape) if isinstance(request, SlotRequest) else request
+        row = self._slots.index(None)
+        conditions = [*slot.conditions, *slot.negatives]
+        strengths = self._snapshot().strengths_of(slot)
+        adapters = self._adapters.replaced(row, strengths)
+        encoded = self._bank.encode(conditions, None if strengths is None else strengths.to(self._device))
+
+        self._bank.fill(row, len(slot.conditions), conditions, encoded)
+        self._adapters.take(adapters)
+        self._noise.clear(row)
+        self._rows.write(row, slot.rows)
+        self._host.write(row, slot, self.ticks)
+        self._context[row] = slot.context
+        self._state.x[row] = slot.initial_state
+        self._state.memory[row] = 0.0
+        self._slots[row] = slot
+        self._settled_version = None
 
     def cancel(self, request_id: Hashable) -> bool:
         """Free the slot of a request; False if it is not in flight."""
-        for row, request in enumerate(self._requests):
-            if request is not None and request.request_id == request_id:
-                self._requests[row] = None
+        for row, slot in enumerate(self._slots):
+            if slot is not None and slot.request.request_id == request_id:
+                self._free(row)
+                self._narrow()
                 return True
         return False
+
+    def set_depth(self, depth: int) -> None:
+        """More slots at once, or fewer: surplus generations finish, and only then does the ring narrow."""
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; at least 1 is needed")
+        self.shape = replace(self.shape, depth=depth)
+        if depth > self.capacity:
+            self._resize(depth)
+        self._narrow()
 
     @torch.no_grad()
     def tick(self) -> list[Completion]:
@@ -186,102 +165,137 @@ class Ring:
 
         Slots without a step to make (denoise 0) finish at once and cost no forward. An exception leaves the ring as it was.
         """
-        occupied = np.array([request is not None for request in self._requests])
-        due = occupied & (self._step < self._steps)
-        if due.any():
-            x = self._advance(due)
-            self._x = x
-            self._step += due
-        return [self._release(int(row)) for row in np.flatnonzero(occupied & (self._step >= self._steps))]
+        return self.take(self.compute())
 
-    def _advance(self, due: np.ndarray) -> Tensor:
-        slots = torch.arange(self.shape.depth, device=self._device)
-        # The last level is always 0: an idle row moves from 0 to 0.
-        now = torch.from_numpy(np.where(due, self._step, MAX_STEPS)).to(self._device)
-        nxt = torch.from_numpy(np.where(due, self._step + 1, MAX_STEPS)).to(self._device)
-        t_now, t_next = self._levels[slots, now], self._levels[slots, nxt]
-        v = self._decoder(self._x, t_now, self._states, self._mask, self._context)
-        planned = self._step_noise.shape[1]
-        noise = self._step_noise[slots, now.clamp(max=planned - 1)] if planned else torch.zeros_like(self._x)
-        moved = advance(self._x, v, t_now[:, None, None], t_next[:, None, None], self._rows, noise)
-        is_due = torch.from_numpy(due).to(self._device)[:, None, None]
-        return torch.where(is_due, moved, self._x)
+    @torch.no_grad()
+    def compute(self) -> Step:
+        """The first half of a tick, which may fail and changes nothing that can be seen: the step of every slot."""
+        host = self._host
+        due = self._occupied() & (host.step < host.steps)
+        snapshot = self._snapshot()
+        if not due.any():
+            return Step(due, snapshot.version, self._state, 0)
+        self._settle(snapshot)
+        plan = self._bank.plan(host.step, host.steps, due, host.wants_negative(due))
+        return Step(due, snapshot.version, self._moved(due, snapshot, plan), len(plan.rows))
+
+    def take(self, step: Step) -> list[Completion]:
+        """The second half: take what `compute` just gave, and hand out the finished slots."""
+        host = self._host
+        self._state = step.state
+        host.version[np.flatnonzero(step.due), host.step[step.due]] = step.version
+        host.step += step.due
+        self.ticks += 1
+        self.forward_rows += step.rows
+        finished = [self._release(int(row)) for row in np.flatnonzero(self._occupied() & (host.step >= host.steps))]
+        self._narrow()
+        return finished
+
+    def weights_changed(self) -> None:
+        """The decoder's weights are others now: encode the conditions in flight again."""
+        everyone = np.ones(self.capacity, dtype=bool)
+        self._bank.replace_encoded(self._bank.encoded_again(everyone, self._adapters.table))
+
+    def _occupied(self) -> Flags:
+        return np.array([slot is not None for slot in self._slots])
+
+    def _snapshot(self) -> Snapshot:
+        """The shared values as of now, for this ring's length."""
+        latest = self.controls.snapshot
+        if self._fitted is None or self._fitted.version != latest.version:
+            self._fitted = latest.resampled(self.shape.frames)
+        return self._fitted
+
+    def _moved(self, due: Flags, snapshot: Snapshot, plan: ForwardPlan) -> RingState:
+        """The state after a step of the due slots."""
+        host, features = self._host, self._features
+        rows = snapshot.apply(self._rows)
+        at = StepTimes.from_table(host.times(due), self._device)
+        x = hold_masked(self._state.x, rows, at) if "mask" in features else self._state.x
+
+        output = self._forward(x * rows.channel_gain if "gain" in features else x, at.now, plan)
+        v = self._bank.blend(output, plan.positive, snapshot.temporal_weights)
+        is_due, memory, kept = self._flags(due), self._state.memory, self._state.kept_negative
+        if plan.negative is not None:
+            kept = torch.where(self._flags(host.wants_negative(due)), self._bank.blend(output, plan.negative), kept)
+        if "guidance" in features:
+            settings = GuidanceRows(rows.guidance, rows.apg_momentum, rows.cfg_rescale, rows.apg_threshold)
+            v_negative = torch.where(self._flags(host.is_self), rows.initial_noise, kept)
+            guided, updated = guide(v, v_negative, memory, settings)
+            v = torch.where(rows.has_guidance, guided, v)
+            memory = torch.where(is_due & rows.has_guidance, updated, memory)
+        moved = advance(x, v, rows, at, self._noise.at(host.step), self._dcw, features)
+        return RingState(torch.where(is_due, moved, self._state.x), memory, kept)
+
+    def _forward(self, x: Tensor, now: Tensor, plan: ForwardPlan) -> Tensor:
+        """The decoder's velocity of the planned rows `[N, T, C]`, in batches of one fixed size."""
+        padding = -len(plan.rows) % self._batch
+        rows, slots = (np.concatenate([each, np.repeat(each[:1], padding)]) for each in (plan.rows, plan.slots))
+        velocity = x.new_empty(len(rows), *x.shape[1:])
+        for first in range(0, len(rows), self._batch):
+            row, slot = rows[first : first + self._batch], slots[first : first + self._batch]
+            # Copied at once: a decoder may hand out the same buffer every time.
+            velocity[first : first + self._batch] = self._decoder(
+                take_rows(x, slot),
+                take_rows(now, slot)[:, 0, 0],
+                take_rows(self._context, slot),
+                self._bank.encoded_rows(row),
+                None if self._adapters.table is None else take_rows(self._adapters.table, slot),
+            )
+        return velocity
+
+    def _flags(self, flags: Flags) -> Tensor:
+        return upload(flags, self._device)[:, None, None]
+
+    def _settle(self, snapshot: Snapshot) -> None:
+        """What follows from which slots are filled and what is shared; in most ticks neither has changed."""
+        if self._settled_version == snapshot.version:
+            return
+        features = snapshot.features().union(*(slot.features for slot in self._slots if slot is not None))
+        corrections = [snapshot.dcw_of(slot) for slot in self._slots]
+        if all(one is corrections[0] for one in corrections):
+            corrections = corrections[:1]
+        dcw = plan_dcw(corrections, self.shape.frames, device=self._device)
+        for row, slot in enumerate(self._slots):
+            if slot is not None:
+                self._noise.settle(row, slot, snapshot.noise_of(slot))
+        wanted = [None if slot is None else snapshot.strengths_of(slot) for slot in self._slots]
+        changed = self._adapters.changed(wanted)
+        if changed.any():
+            self._bank.replace_encoded(self._bank.encoded_again(changed, self._adapters.stack(wanted)))
+            self._adapters.take(wanted)
+        self._features, self._dcw, self._settled_version = features, dcw, snapshot.version
 
     def _release(self, row: int) -> Completion:
-        request = self._requests[row]
-        assert request is not None
-        self._requests[row] = None
-        return Completion(request.request_id, self._x[row].clone())
-
-    def _reserve_step_noise(self, steps: int) -> None:
-        """Room for per-step noise grows to the longest schedule that ever needed it: most never do."""
-        extra = steps - self._step_noise.shape[1]
-        if extra > 0:
-            self._step_noise = torch.nn.functional.pad(self._step_noise, (0, 0, 0, 0, 0, extra))
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A request, checked and turned into what the ring stores. Curves are `[T, 1]`."""
-
-    source: Tensor
-    initial_noise: Tensor
-    initial_share: Tensor
-    start: Tensor
-    velocity_scale: Tensor
-    source_blend: Tensor
-    ode_noise: Tensor
-    step_noise: Tensor | None
-    levels: Tensor
-    steps: int
-
-    @classmethod
-    def from_request(cls, request: SlotRequest, shape: RingShape) -> _Slot:
-        T, C = shape.frames, shape.channels
-        _check_shape("context", request.context, (T, 2 * C))
-        _check_shape("states", request.states, (shape.tokens, shape.width))
-        _check_shape("mask", request.mask, (shape.tokens,))
-        if request.source is not None:
-            _check_shape("source", request.source, (T, C))
-        if request.solver not in SOLVERS:
-            raise ValueError(f"solver is {request.solver!r}; one of {', '.join(SOLVERS)} is expected")
-
-        def curve(value: CurveLike, name: str, lo: float | None = None, hi: float | None = None) -> Tensor:
-            return canonical_curve(value, T, name=name, lo=lo, hi=hi)[0].expand(T, 1)
-
-        denoise = curve(request.denoise, "denoise", 0.0)
-        blend = curve(request.source_blend, "source_blend", 0.0, 1.0)
-        ode_noise = curve(request.ode_noise, "ode_noise")
-        if request.source is None and bool((denoise < 1).any() or (blend < 1).any()):
-            raise ValueError("denoise and source_blend below 1 need a source")
-
-        levels = build_schedule(
-            request.steps, request.shift, float(denoise.max()), compat_denoise=request.compat_denoise
+        slot = self._slots[row]
+        assert slot is not None
+        completion = Completion(
+            request_id=slot.request.request_id,
+            latent=self._state.x[row].clone(),
+            request=slot.request,
+            admitted_tick=int(self._host.admitted[row]),
+            finished_tick=self.ticks - 1,
+            control_versions=tuple(int(v) for v in self._host.version[row, : slot.steps]),
         )
-        start = start_level(denoise.numpy(), request.steps, request.shift, compat_denoise=request.compat_denoise)
-        steps = len(levels) - 1 if levels[0] > 0 else 0
-        needs_noise = steps > 0 and (request.solver == "sde" or bool((ode_noise != 0).any()))
-        purpose = Purpose.SDE if request.solver == "sde" else Purpose.ODE
-        return cls(
-            source=torch.zeros(T, C) if request.source is None else request.source,
-            initial_noise=request.noise.draw(Purpose.INITIAL, 0, T, C),
-            initial_share=curve(request.initial_noise, "initial_noise", 0.0)[None],
-            start=torch.from_numpy(start.astype(np.float32)),
-            velocity_scale=curve(request.velocity_scale, "velocity_scale"),
-            source_blend=blend,
-            ode_noise=ode_noise,
-            step_noise=torch.stack([request.noise.draw(purpose, i, T, C) for i in range(steps)])
-            if needs_noise
-            else None,
-            levels=torch.from_numpy(levels.astype(np.float32)),
-            steps=steps,
-        )
+        self._free(row)
+        return completion
 
+    def _free(self, row: int) -> None:
+        self._slots[row] = None
+        self._bank.clear(row)
+        self._settled_version = None
 
-def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {shape} is expected")
+    def _narrow(self) -> None:
+        depth = self.shape.depth
+        if self.capacity > depth and all(slot is None for slot in self._slots[depth:]):
+            self._resize(depth)
 
-
-def _take(rows: StepRows, index: slice) -> StepRows:
-    return StepRows(**{name: getattr(rows, name)[index] for name in StepRows.__dataclass_fields__})
+    def _resize(self, depth: int) -> None:
+        self._rows = self._rows.resized(depth, self.shape)
+        self._host = self._host.resized(depth)
+        self._noise.resize(depth)
+        self._adapters.resize(depth)
+        self._state = RingState(*(resized(tensor, depth) for tensor in self._state))
+        self._context = resized(self._context, depth)
+        self._slots = (self._slots + [None] * depth)[:depth]
+        self._settled_version = None

@@ -7,6 +7,7 @@ Built in float64 on the host; callers store float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,3 +61,20 @@ def build_schedule(steps: int, shift: float, denoise: float, *, compat_denoise: 
     if start == 0.0:
         return np.zeros(2)
     return shifted(start * (1.0 - np.arange(steps + 1) / steps), shift)
+
+
+def explicit_schedule(timesteps: Sequence[float]) -> Levels:
+    """A schedule given as its levels: strictly decreasing, within [0, 1]; a final 0 is appended when it is absent.
+
+    Raises ValueError naming what is wrong.
+    """
+    levels = np.asarray(timesteps, dtype=np.float64)
+    if levels.ndim != 1 or levels.size == 0 or not np.isfinite(levels).all():
+        raise ValueError("timesteps must be a list of finite levels")
+    if levels[-1] != 0.0:
+        levels = np.append(levels, 0.0)
+    if not 2 <= levels.size <= MAX_STEPS + 1:
+        raise ValueError(f"timesteps make {levels.size - 1} steps; 1 to {MAX_STEPS} are allowed")
+    if levels[0] > 1.0 or (np.diff(levels) >= 0).any():
+        raise ValueError("timesteps must lie within [0, 1] and decrease strictly")
+    return levels

@@ -1,74 +1,132 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One denoising step of every row at once: pure, branch-free, float32.
+"""One denoising step of every row at once: pure, float32, without branches on a row's data.
 
-Notation: R rows, T frames, C channels. `x` is the state at level `t_now`, `v` the model's velocity (`v ~ noise - clean`), and
-levels fall from `t_now` to `t_next`. A row that does not use a feature carries its neutral value.
+Notation: R rows, T frames, C channels. `x` is the state at level `now`, `v` the model's velocity (`v ~ noise - clean`), and
+levels fall from `now` to `next`. A row that does not use a feature carries its neutral value; a feature that no row uses may be
+left out (`features`), which changes no bit.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class StepRows:
-    """What a step reads besides state and velocity; one entry per row. Curves are `[R, T, 1]`, latents `[R, T, C]`."""
-
-    source: Tensor
-    """Clean source latents; zeros in a row without source."""
-    initial_noise: Tensor
-    """The slot's own initial noise."""
-    start: Tensor
-    """Per-frame start level (shifted denoise); at or above the schedule's first level for a frame that is free throughout."""
-    velocity_scale: Tensor
-    """Neutral: 1."""
-    source_blend: Tensor
-    """c of `x0 <- c * x0 + (1 - c) * source`; neutral: 1."""
-    ode_noise: Tensor
-    """Neutral: 0."""
-    is_sde: Tensor
-    """`[R, 1, 1]` bool."""
+from engine_server.diffusion.dcw import DcwPlan, apply_dcw
+from engine_server.diffusion.rows import StepRows, StepTimes
 
 
-def initial_state(rows: StepRows, t_first: Tensor, share: Tensor) -> Tensor:
-    """State at the schedule's first level: `w * noise + (1 - w) * source` with `w = share * level`.
+def clean_estimate(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+    """The clean latent that state and velocity point to: `x - t * v`."""
+    return x - t * v
 
-    t_first: `[R, 1, 1]`; share: `[R, T, 1]`, neutral 1. Frames that join later begin on the noised source path.
+
+def mix(share: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """`share * a + (1 - share) * b`: exactly a where share is 1, exactly b where it is 0."""
+    return share * a + (1.0 - share) * b
+
+
+def noised(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """The straight path between clean and noise at level t (rectified flow, Liu et al. 2022)."""
+    return t * noise + (1.0 - t) * clean
+
+
+def hold_masked(x: Tensor, rows: StepRows, at: StepTimes) -> Tensor:
+    """Before the forward: put what a mask preserves onto the noised path of its original (as in RePaint, Lugmayr et al. 2022)."""
+    return mix(rows.mask * at.mask_strength, x, noised(rows.original, rows.mask_noise, at.now))
+
+
+def x0_target_weight(rows: StepRows, at: StepTimes) -> Tensor:
+    """Weight of the x0 target in this step: the gated curve, or the strength in the second half of the schedule."""
+    past_gate = (at.progress - rows.x0_target_gate).clamp(min=0.0)
+    gate = past_gate / (1.0 - rows.x0_target_gate).clamp(min=1e-6)
+    weight = torch.where(rows.has_x0_curve, rows.x0_target * gate, rows.x0_target_strength * at.is_late)
+    return torch.where(rows.has_target, weight, 0.0)
+
+
+def advance(
+    x: Tensor,
+    v: Tensor,
+    rows: StepRows,
+    at: StepTimes,
+    fresh_noise: Tensor | None,
+    dcw: DcwPlan | None,
+    features: Set[str],
+) -> Tensor:
+    """The state at `at.next`, `[R, T, C]`.
+
+    x: the state, after `hold_masked` where a mask is in use; v: the guided velocity; fresh_noise: `[R, T, C]` standard normal,
+    read by SDE rows and by ODE rows with noise, None if there are none.
+
+    The order: velocity scale, clean estimate, mask, x0 target, source blend, solver, wavelet correction, frames that ride the
+    source path. On the last step, frames of which nothing was left to the model end exactly on what holds them.
     """
-    level = torch.where(rows.start >= t_first, share * t_first, t_first)
-    return level * rows.initial_noise + (1.0 - level) * rows.source
-
-
-def advance(x: Tensor, v: Tensor, t_now: Tensor, t_next: Tensor, rows: StepRows, fresh_noise: Tensor) -> Tensor:
-    """The state at `t_next` `[R, T, C]`.
-
-    t_now, t_next: `[R, 1, 1]`; equal in a row that is idle (its result is meaningless and finite). fresh_noise: `[R, T, C]`,
-    standard normal; read by SDE rows and by ODE rows with noise, zero elsewhere.
-
-    Clean estimate and source blend as in the design's *one blend, then the solver*; per-frame start after differential
-    diffusion (Levin and Fried 2023) along time.
-    """
-    level = torch.where(t_now > 0, t_now, 1.0)
     scaled = v * rows.velocity_scale
-    estimate = x - t_now * scaled
-    blended = rows.source_blend * estimate + (1.0 - rows.source_blend) * rows.source
+    estimate = clean_estimate(x, scaled, at.now)
+    blended, free_share = _blend_estimate(estimate, rows, at, features)
+    moved = _integrate(x, scaled, estimate, blended, rows, at, fresh_noise, features)
+    if dcw is not None:
+        moved = apply_dcw(dcw, moved, clean_estimate(x, v, at.now), at.now)
+    if free_share is not None:
+        moved = torch.where(at.is_last & (free_share == 0.0), blended, moved)
+    if "late_frames" in features:
+        moved = _join_frames(moved, rows, at)
+    return moved
 
-    effective = scaled + (estimate - blended) / level
-    ode = x + (t_next - t_now) * effective + fresh_noise * rows.ode_noise * t_next
-    sde = t_next * fresh_noise + (1.0 - t_next) * blended
-    free = torch.where(t_next <= 0, blended, torch.where(rows.is_sde, sde, ode))
-    return _join_frames(free, t_now, t_next, rows)
+
+def _blend_estimate(
+    estimate: Tensor, rows: StepRows, at: StepTimes, features: Set[str]
+) -> tuple[Tensor, Tensor | None]:
+    """The clean estimate after all that holds it, and the share that the model keeps, None for all of it."""
+    share: Tensor | None = None
+    if "mask" in features:
+        weight = rows.mask * at.mask_strength
+        estimate, share = mix(weight, estimate, rows.original), weight
+    if "target" in features:
+        weight = 1.0 - x0_target_weight(rows, at)
+        estimate = mix(weight, estimate, rows.target)
+        share = weight if share is None else share * weight
+    if "source" in features:
+        weight = torch.where(rows.has_source, rows.source_blend, 1.0)
+        estimate = mix(weight, estimate, rows.source)
+        share = weight if share is None else share * weight
+    return estimate, share
 
 
-def _join_frames(free: Tensor, t_now: Tensor, t_next: Tensor, rows: StepRows) -> Tensor:
+def _integrate(
+    x: Tensor,
+    v: Tensor,
+    estimate: Tensor,
+    blended: Tensor,
+    rows: StepRows,
+    at: StepTimes,
+    fresh_noise: Tensor | None,
+    features: Set[str],
+) -> Tensor:
+    """The solver, from the blended estimate. With nothing blended the ODE is plain Euler, bit for bit."""
+    if blended is estimate:
+        moved = x + (at.next - at.now) * v
+    else:
+        level = torch.where(at.now > 0, at.now, 1.0)
+        moved = x + (at.next - at.now) * (v + (estimate - blended) / level)
+    if fresh_noise is not None and "ode_noise" in features:
+        moved = moved + fresh_noise * rows.ode_noise * at.next
+    if fresh_noise is not None and "sde" in features:
+        noise = (
+            torch.where(rows.renoises_from_mask, rows.mask_noise, fresh_noise) if "mask" in features else fresh_noise
+        )
+        moved = torch.where(rows.is_sde, noised(blended, noise, at.next), moved)
+    return torch.where(at.next <= 0, blended, moved)
+
+
+def _join_frames(free: Tensor, rows: StepRows, at: StepTimes) -> Tensor:
     """Keep frames on the noised source path until the schedule has come down to their own start level.
 
-    Full and zero weights are selected, not multiplied, so that a constant curve gives a scalar's bits.
+    Differential diffusion (Levin and Fried 2023) along time. Full and zero weights are selected, not multiplied, so that a
+    constant curve gives a scalar's bits.
     """
-    path = t_next * rows.initial_noise + (1.0 - t_next) * rows.source
-    drop = torch.where(t_now > t_next, t_now - t_next, 1.0)
-    joining = path + (rows.start - t_next) / drop * (free - path)
-    return torch.where(rows.start >= t_now, free, torch.where(rows.start <= t_next, path, joining))
+    path = noised(rows.source, rows.initial_noise, at.next)
+    drop = torch.where(at.now > at.next, at.now - at.next, 1.0)
+    joining = path + (rows.start - at.next) / drop * (free - path)
+    return torch.where(rows.start >= at.now, free, torch.where(rows.start <= at.next, path, joining))

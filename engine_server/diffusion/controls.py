@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step-time control: values shared by all slots, read as one immutable snapshot per tick; and the table of all parameters.
+
+A shared value takes the place of every slot's own, in flight or yet to come, until it is cleared.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from engine_server.diffusion.checks import checked_gain, checked_strengths, frame_curve
+from engine_server.diffusion.curves import CurveLike, resample_aligned
+from engine_server.diffusion.dcw import plan_dcw
+from engine_server.diffusion.dcw_settings import DcwSettings
+from engine_server.diffusion.noise import Purpose
+from engine_server.diffusion.prepare import PreparedSlot
+from engine_server.diffusion.request import SOLVERS
+from engine_server.diffusion.rows import RingShape, StepRows
+
+
+class Propagation(StrEnum):
+    """When a change is heard."""
+
+    OUTPUT = "output"
+    """With the next decode."""
+    STEP = "step"
+    """Onset: the next tick, in every slot. Converged: when the slots that saw it from their first step finish."""
+    SUBMISSION = "submission"
+    """With the first completion of a request that was admitted after the change."""
+    STRUCTURE = "structure"
+    """Between ticks; converged after a warm-up."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table of parameters."""
+
+    name: str
+    propagation: Propagation
+    kind: str
+    """curve (a scalar or a value per frame), number, integer, choice, latent, condition, or settings."""
+    low: float | None
+    high: float | None
+    default: float | str | None
+    help: str
+
+
+def _table(
+    *rows: tuple[str, Propagation, str, float | None, float | None, float | str | None, str],
+) -> dict[str, Parameter]:
+    return {row[0]: Parameter(*row) for row in rows}
+
+
+_STEP, _SUBMISSION = Propagation.STEP, Propagation.SUBMISSION
+PARAMETERS: Mapping[str, Parameter] = _table(
+    ("velocity_scale", _STEP, "curve", None, None, 1.0, "Scales the velocity after guidance."),
+    ("source_blend", _STEP, "curve", 0.0, 1.0, 1.0, "Share of the clean estimate against the source."),
+    ("sde_denoise_curve", _STEP, "curve", 0.0, 1.0, None, "source_blend, and the SDE solver, on slots with a source."),
+    ("ode_noise", _STEP, "curve", None, None, 0.0, "Fresh noise after each ODE step, times the level."),
+    ("x0_target", _STEP, "curve", None, None, None, "Weight of the x0 target, growing from the gate on."),
+    ("x0_target_gate", _STEP, "number", 0.0, 1.0, 0.0, "Share of the schedule before the x0 target acts."),
+    ("x0_target_strength", _STEP, "curve", None, None, 0.0, "Weight of the x0 target in the second half."),
+    ("guidance", _STEP, "curve", None, None, 1.0, "Guidance scale, on slots that have guidance."),
+    ("apg_momentum", _STEP, "curve", None, None, -0.75, "Memory of the guidance direction."),
+    ("cfg_rescale", _STEP, "curve", 0.0, 1.0, 0.0, "Share of the guidance's loudness-preserving rescale."),
+    ("temporal_weights", _STEP, "curve", 0.0, None, None, "Weights of a slot's conditions, primary first."),
+    ("channel_gain", _STEP, "latent", None, None, None, "Gain per channel of what the decoder hears."),
+    ("dcw", _STEP, "settings", None, None, None, "Wavelet correction, on slots without settings of their own."),
+    ("solver", _STEP, "choice", None, None, "ode", "ode or sde."),
+    ("adapters", _STEP, "curve", None, None, None, "Strength of each LoRA."),
+    ("seed", _SUBMISSION, "integer", 0, None, None, "Where the noise comes from."),
+    ("denoise", _SUBMISSION, "curve", 0.0, 1.0, 1.0, "How far each frame travels from the source."),
+    ("steps", _SUBMISSION, "integer", 1, 50, 8, "Steps of the schedule."),
+    ("shift", _SUBMISSION, "number", 0.0, None, 3.0, "Bends the schedule towards the noisy end."),
+    ("timesteps", _SUBMISSION, "curve", 0.0, 1.0, None, "The schedule's levels, given explicitly."),
+    ("source", _SUBMISSION, "latent", None, None, None, "What is transformed."),
+    ("context", _SUBMISSION, "latent", None, None, None, "Structure hints and chunk mask."),
+    ("conditions", _SUBMISSION, "condition", None, None, None, "Prompts, with their step ranges."),
+    ("negatives", _SUBMISSION, "condition", None, None, None, "What guidance moves away from."),
+    ("guidance_mode", _SUBMISSION, "choice", None, None, "full", "off, full, initialize or self."),
+    ("apg_norm", _SUBMISSION, "choice", None, None, "time", "time or time_rms."),
+    ("target", _SUBMISSION, "latent", None, None, None, "The x0 target."),
+    ("initial_noise", _SUBMISSION, "curve", 0.0, None, None, "Noise against source in the initial state."),
+    ("mask", _SUBMISSION, "curve", 0.0, 1.0, None, "1 generates a frame, 0 preserves it."),
+    ("depth", Propagation.STRUCTURE, "integer", 1, None, None, "Slots of the ring."),
+    ("frames", Propagation.STRUCTURE, "integer", 1, None, None, "Length of the window."),
+    ("vae_window", Propagation.OUTPUT, "number", 0.0, None, 0.0, "Seconds that a decode covers; 0 is all."),
+)  # fmt: skip
+STEP_TIME = tuple(name for name, row in PARAMETERS.items() if row.propagation is Propagation.STEP)
+"""Names that can be shared."""
+_FRAME_CURVES = tuple(
+    name for name in STEP_TIME if PARAMETERS[name].kind == "curve" and name not in ("temporal_weights", "adapters")
+)
+
+SharedValue = CurveLike | Sequence[CurveLike] | DcwSettings | str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All shared values at one moment; absent ones are None or missing. Immutable, and so are the tensors in it."""
+
+    version: int = 0
+    curves: Mapping[str, Tensor] = field(default_factory=dict)
+    """By name, `[1, 1 or T, 1]`."""
+    channel_gain: Tensor | None = None
+    """`[1, 1 or T, C]`."""
+    temporal_weights: tuple[Tensor, ...] | None = None
+    dcw: DcwSettings | None = None
+    solver: str | None = None
+    adapters: Tensor | None = None
+    """`[A]`, on the host."""
+
+    def features(self) -> frozenset[str]:
+        """Features that the shared values may bring to slots which do not use them by themselves."""
+        curves = self.curves
+        used = {
+            "source": "source_blend" in curves or "sde_denoise_curve" in curves,
+            "sde": self.solver == "sde" or "sde_denoise_curve" in curves,
+            "ode_noise": "ode_noise" in curves,
+            "gain": self.channel_gain is not None,
+        }
+        return frozenset(name for name, is_used in used.items() if is_used)
+
+    def apply(self, rows: StepRows) -> StepRows:
+        """The rows with the shared values in the place of their own."""
+        shared = dict(self.curves)
+        sde_curve = shared.pop("sde_denoise_curve", None)
+        if self.solver is not None:
+            shared["is_sde"] = torch.full_like(rows.is_sde[:1], self.solver == "sde")
+        if sde_curve is not None:
+            shared["source_blend"] = sde_curve
+            shared["is_sde"] = rows.has_source | shared.get("is_sde", rows.is_sde)
+        if "source_blend" in shared:
+            shared["renoises_from_mask"] = rows.renoises_from_mask & ~rows.has_source
+        if "x0_target" in shared:
+            shared["has_x0_curve"] = torch.ones_like(rows.has_x0_curve[:1])
+        if self.channel_gain is not None:
+            shared["channel_gain"] = self.channel_gain
+        return rows.override(shared)
+
+    def strengths_of(self, slot: PreparedSlot) -> Tensor | None:
+        """Adapter strengths of a slot, `[A]` on the host: the shared ones, or its own."""
+        return slot.adapters if self.adapters is None else self.adapters
+
+    def dcw_of(self, slot: PreparedSlot | None) -> DcwSettings | None:
+        """Wavelet correction of a slot: its own, or the shared one."""
+        return self.dcw if slot is None or slot.request.dcw is None else slot.request.dcw
+
+    def noise_of(self, slot: PreparedSlot) -> Purpose | None:
+        """What a slot's steps need fresh noise for."""
+        solver = self.solver or slot.request.solver
+        if "sde_denoise_curve" in self.curves and slot.request.source is not None:
+            solver = "sde"
+        if solver == "sde":
+            return Purpose.SDE
+        return Purpose.ODE if "ode_noise" in slot.features or "ode_noise" in self.curves else None
+
+    def resampled(self, frames: int) -> Snapshot:
+        """For windows of another length: drawn curves are stretched, first value on the first frame, last on the last."""
+
+        def fit(curve: Tensor) -> Tensor:
+            return curve if curve.shape[1] in (1, frames) else resample_aligned(curve, frames)
+
+        return replace(
+            self,
+            curves={name: fit(curve) for name, curve in self.curves.items()},
+            channel_gain=None if self.channel_gain is None else fit(self.channel_gain),
+            temporal_weights=None if self.temporal_weights is None else tuple(map(fit, self.temporal_weights)),
+            dcw=None if self.dcw is None else _fit_dcw(self.dcw, frames),
+        )
+
+
+def _fit_dcw(settings: DcwSettings, frames: int) -> DcwSettings:
+    """A correction of frames (mode pix) wants its curve as long as the window; the wavelet modes take any length."""
+    if settings.mode != "pix" or not isinstance(settings.scaler, tuple) or len(settings.scaler) in (1, frames):
+        return settings
+    curve = torch.tensor(settings.scaler)[None, :, None]
+    return settings.updated(scaler=resample_aligned(curve, frames))
+
+
+class Controls:
+    """The shared values. Any thread may set them; a tick reads the latest snapshot."""
+
+    def __init__(self, *, dcw: DcwSettings | None = None, device: torch.device | str = "cpu") -> None:
+        self._lock = threading.Lock()
+        self._device = torch.device(device)
+        self.snapshot = Snapshot(dcw=dcw)
+
+    def set(self, name: str, value: SharedValue | None, shape: RingShape) -> None:
+        """Share a value with all slots, or give each its own back (None).
+
+        Checked here, on the caller's thread, against the ring's shape. Raises ValueError naming what is wrong; for an unknown
+        name it lists the valid ones.
+        """
+        if name not in STEP_TIME:
+            raise ValueError(f"{name!r} cannot be shared; one of {', '.join(STEP_TIME)} is expected")
+        checked = None if value is None else _check(name, value, shape, self._device)
+        with self._lock:
+            self._publish(name, checked)
+
+    def update_dcw(self, changes: Mapping[str, object], shape: RingShape) -> None:
+        """Change some fields of the shared wavelet correction (see `DcwSettings.updated`); errors as in `set`."""
+        with self._lock:
+            current = self.snapshot.dcw or DcwSettings(enabled=False)
+            self._publish("dcw", _check("dcw", current.updated(**changes), shape, self._device))
+
+    def _publish(self, name: str, checked: object) -> None:
+        current = self.snapshot
+        version = current.version + 1
+        if name in _FRAME_CURVES or name == "x0_target_gate":
+            curves = {key: curve for key, curve in current.curves.items() if key != name}
+            if checked is not None:
+                curves[name] = checked  # type: ignore[assignment]
+            self.snapshot = replace(current, version=version, curves=curves)
+        else:
+            self.snapshot = replace(current, version=version, **{name: checked})  # type: ignore[arg-type]
+
+
+def _check(name: str, value: SharedValue, shape: RingShape, device: torch.device) -> object:
+    row = PARAMETERS[name]
+    if name == "solver":
+        if value not in SOLVERS:
+            raise ValueError(f"solver is {value!r}; one of {', '.join(SOLVERS)} is expected")
+        return value
+    if name == "dcw":
+        if not isinstance(value, DcwSettings):
+            raise ValueError(f"dcw takes DcwSettings, not {type(value).__name__}")
+        plan_dcw([value], shape.frames)  # raises for a curve of the wrong length
+        return value
+    if name == "channel_gain":
+        return checked_gain(value, shape)[None].to(device)
+    if name == "adapters":
+        return checked_strengths(value)
+    if name == "temporal_weights":
+        weights = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        return tuple(
+            frame_curve(weight, shape.frames, f"temporal_weights[{k}]", row.low, row.high)[None].to(device).clone()  # type: ignore[arg-type]
+            for k, weight in enumerate(weights)
+        )
+    frames = 1 if row.kind == "number" else shape.frames
+    return frame_curve(value, frames, name, row.low, row.high)[None].to(device).clone()  # type: ignore[arg-type]
