@@ -1,37 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint: a folder in the diffusers ACE-Step layout, loaded with diffusers' and transformers' own classes."""
+"""A checkpoint: everything of a model that is loaded once and shared by all tracks."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
-from diffusers.models import AceStepTransformer1DModel
-from diffusers.pipelines.ace_step import (
-    AceStepAudioTokenDetokenizer,
-    AceStepAudioTokenizer,
-    AceStepConditionEncoder,
-)
 from msgspec import Meta
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3Model
 
+from engine_server.diffusion.decoder import Decoder
 from engine_server.diffusion.schedule import MAX_STEPS
+from engine_server.model.backends import choose_backend, make_decoder
 from engine_server.model.codec import Codec, load_codec
-from engine_server.model.conditioning import Condition, encode_condition, pad_condition
-from engine_server.model.dit import DitForward
+from engine_server.model.conditioning import Condition, Conditioner
+from engine_server.model.hub import checkpoint_folder, companions_folder
+from engine_server.model.layouts import Layout, build, check_keys, read_layout
+from engine_server.model.lora import AdapterBank
+from engine_server.model.structure import Structure
 from shared_protocol.errors import DemonError
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parents[1] / "assets"
-REQUIRED_FOLDERS = ("transformer", "condition_encoder", "text_encoder", "tokenizer", "vae")
 CODE_FRAMES = 5
 """Latent frames per code of the 5 Hz tokenizer."""
-CACHED_CONDITIONS = 64
+TOKENIZERS = ("audio_tokenizer", "audio_token_detokenizer")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +45,7 @@ class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`demon.json` of a checkpoint folder; a folder without one gets these defaults, which suit ACE-Step v1.5 turbo."""
+    """`demon.json` of a checkpoint folder; its defaults suit ACE-Step v1.5 turbo."""
 
     cover_context: Literal["raw", "tokenizer"] = "tokenizer"
     """What the decoder sees as a cover's context: raw codec latents, or the 5 Hz tokenizer's hints."""
@@ -53,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     condition_tokens: Annotated[int, Meta(ge=8, le=4096)] = 256
     """Length that conditions are padded to."""
     geometry: Geometry = Geometry()
+    timbre_cls_token: bool | None = None
+    """Whether the timbre encoder reads its learned token before a clip. None: if decoder and condition differ in width (XL)."""
 
     def __post_init__(self) -> None:
         spans = (self.geometry.hop, self.geometry.past, self.geometry.lookahead)
@@ -62,100 +65,202 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
 
 
-class Checkpoint:
-    """Everything that is loaded once and shared by all tracks. Inference only; one thread at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.name = folder.resolve().name
-        self.content_hash = content_hash(folder)
-        self.settings = _read_settings(folder)
-        load: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True, "low_cpu_mem_usage": False}
-        transformer = AceStepTransformer1DModel.from_pretrained(folder / "transformer", **load).eval()
-        self._condition_encoder = AceStepConditionEncoder.from_pretrained(folder / "condition_encoder", **load).eval()
-        self._text_encoder = Qwen3Model.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        self._tokens: tuple[Any, Any] | None = None
-        if self.settings.cover_context == "tokenizer":
-            self._tokens = (
-                AceStepAudioTokenizer.from_pretrained(folder / "audio_tokenizer", **load).eval(),
-                AceStepAudioTokenDetokenizer.from_pretrained(folder / "audio_token_detokenizer", **load).eval(),
-            )
-        self.codec: Codec = load_codec(folder / "vae")
-        self.decoder = DitForward(transformer)
-        self.condition_width = int(self._condition_encoder.config.hidden_size)
-        self._conditions: OrderedDict[str, Condition] = OrderedDict()
-
-    @property
-    def silence(self) -> Tensor:
-        """The codec's latent of digital silence, `[C]`."""
-        return self._condition_encoder.silence_latent[0, 0]
-
-    @torch.no_grad()
-    def condition(self, prompt: str) -> Condition:
-        """The encoded and padded prompt, `[1, L, E]`; the last few prompts are remembered."""
-        if prompt not in self._conditions:
-            encoded = encode_condition(
-                prompt,
-                tokenizer=self._tokenizer,
-                text_encoder=self._text_encoder,
-                condition_encoder=self._condition_encoder,
-            )
-            self._conditions[prompt] = pad_condition(encoded, self.settings.condition_tokens)
-            if len(self._conditions) > CACHED_CONDITIONS:
-                self._conditions.popitem(last=False)
-        self._conditions.move_to_end(prompt)
-        return self._conditions[prompt]
-
-    @torch.no_grad()
-    def context(self, source: Tensor) -> Tensor:
-        """The decoder's context of a cover, `[T, 2C]`, from source latents `[T, C]`: structure, then a mask of ones."""
-        structure = source
-        if self._tokens is not None:
-            tokenizer, detokenizer = self._tokens
-            codes, _ = tokenizer.tokenize(source[None], self.silence[None, None])
-            structure = detokenizer(codes)[0, : source.shape[0]]
-        return torch.cat([structure, torch.ones_like(structure)], dim=-1)
+TURBO_SETTINGS = Settings()
+UNDISTILLED_SETTINGS = Settings(steps=50, shift=1.0)
+"""For base and sft checkpoints, which were not distilled to few steps."""
 
 
-def load_checkpoint(name: str) -> Checkpoint:
-    """The embedded checkpoint (`embedded`), or the one in a local folder.
+@dataclass(frozen=True)
+class Placement:
+    """Where a model lives, and in which type the decoder and the encoders of text and condition compute.
 
-    Raises DemonError: `E_NO_CHECKPOINT` if there is no such folder, `E_CHECKPOINT_LAYOUT` if it is not in the diffusers
-    ACE-Step layout or cannot be loaded.
+    The codec and the 5 Hz tokenizer always compute in float32; latents and conditions are float32 everywhere.
     """
-    folder = ASSETS / EMBEDDED if name == EMBEDDED else Path(name).expanduser()
-    if not folder.is_dir():
-        raise DemonError(
-            "E_NO_CHECKPOINT", f"there is no checkpoint folder {folder}; use --model embedded, or a folder"
-        )
-    missing = [part for part in REQUIRED_FOLDERS if not (folder / part).is_dir()]
-    if missing:
-        raise DemonError(
-            "E_CHECKPOINT_LAYOUT", f"{folder} lacks {', '.join(missing)}: not the diffusers ACE-Step layout"
-        )
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def placement(device: str | None, dtype: str | None) -> Placement:
+    """The placement for a device and a type by name; None chooses.
+
+    device: `cpu`, `cuda` or `cuda:N`; None is CUDA where there is one. dtype: see `DTYPES`; None is bfloat16 on CUDA and float32
+    on the CPU. Raises DemonError: `E_DEVICE`, `E_DTYPE`.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return Checkpoint(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DemonError("E_CHECKPOINT_LAYOUT", f"{folder} cannot be loaded: {error}") from error
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise DemonError("E_DEVICE", f"device is {name!r}, not cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise DemonError("E_DEVICE", f"device is {name!r}, not cpu, cuda or cuda:N")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise DemonError("E_DEVICE", f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
+    kind = dtype or ("bfloat16" if chosen.type == "cuda" else "float32")
+    if kind not in DTYPES:
+        raise DemonError("E_DTYPE", f"dtype is {kind!r}, not one of {', '.join(DTYPES)}")
+    return Placement(chosen, DTYPES[kind])
 
 
-def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the files that shape the sound (weights, configurations, vocabulary)."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Checkpoint:
+    """The parts of a loaded model. Inference only; one thread at a time."""
+
+    name: str
+    content_hash: str
+    """SHA-256 of the files that shape the sound."""
+    settings: Settings
+    placement: Placement
+    is_turbo: bool
+    """Distilled to few steps and to no guidance."""
+    model_version: str
+    timbre_cls_token: bool
+    condition_width: int
+    """E."""
+    transformer: Any
+    """diffusers' own module, with the weights that the decoder uses, or was quantised from."""
+    decoder: Decoder
+    backend: str
+    """What runs the decoder, in words: part of every receipt."""
+    backend_reason: str
+    adapters: AdapterBank
+    codec: Codec
+    conditioner: Conditioner
+    structure: Structure
+    silence: Tensor
+    """The codec's latent of digital silence, `[C]`."""
+
+    def condition(self, prompt: str) -> Condition:
+        """The encoded and padded prompt, `[1, L, E]`; recent prompts are remembered."""
+        return self.conditioner.encode_padded(prompt)
+
+    def context(self, source: Tensor) -> Tensor:
+        """The decoder's context of a cover, `[T, 2C]`, from source latents `[T, C]`."""
+        return self.structure.cover_context(self.structure.hints(source))
+
+
+def load_checkpoint(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "auto",
+    quantization: str | None = None,
+    companions: str | None = None,
+) -> Checkpoint:
+    """Load a checkpoint in either layout: `embedded`, a folder, or `owner/repository[/folder]` of a hub.
+
+    device, dtype: see `placement`. backend, quantization: see `make_decoder`. companions: folder or hub name with the `vae`
+    and `Qwen3-Embedding-0.6B` of an original checkpoint that has none beside it.
+
+    Raises DemonError: `E_NO_CHECKPOINT` if there is no such folder and none can be had, `E_CHECKPOINT_LAYOUT` if it cannot be
+    read, `E_CHECKPOINT_PARTS` if companions are not found, `E_CHECKPOINT_KEYS` if weights do not fit the model, `E_DEVICE`,
+    `E_DTYPE`, `E_BACKEND`.
+    """
+    place = placement(device, dtype)
+    folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
+    layout = read_layout(folder, None if companions is None else companions_folder(companions))
+    local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]
+    return _load(local, layout, place, backend=backend, quantization=quantization)
+
+
+def content_hash(files: Mapping[str, Path]) -> str:
+    """SHA-256 over labels and bytes of files, in the order given."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".json", ".txt") and path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(path.stat().st_size.to_bytes(8, "little"))
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+    for label, path in files.items():
+        digest.update(label.encode() + b"\0")
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
-def _read_settings(folder: Path) -> Settings:
+def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantization: str | None) -> Checkpoint:
+    decoder_config = layout.parts["transformer"].config
+    is_turbo = bool(decoder_config.get("is_turbo", False))
+    settings = _read_settings(layout.folder, is_turbo=is_turbo)
+    needed = ["transformer", "condition_encoder", *(TOKENIZERS if settings.cover_context == "tokenizer" else ())]
+    if absent := [part for part in needed if part not in layout.parts]:
+        raise DemonError(
+            "E_CHECKPOINT_LAYOUT",
+            f'{layout.folder} lacks {" and ".join(absent)}; one that has no 5 Hz tokenizer says "cover_context": "raw" '
+            f"in demon.json",
+        )
+    modules = {
+        part: build(
+            part,
+            layout.parts[part],
+            device=place.device,
+            dtype=torch.float32 if part in TOKENIZERS else place.dtype,
+        )
+        for part in needed
+    }
+    transformer, condition_encoder = modules["transformer"], modules["condition_encoder"]
+    silence = condition_encoder.silence_latent[0]
+    condition_width = int(condition_encoder.config.hidden_size)
+    is_wider = int(transformer.config.hidden_size) != condition_width
+    timbre_cls_token = is_wider if settings.timbre_cls_token is None else settings.timbre_cls_token
+    adapters = AdapterBank()
+    adapters.to(place.device, place.dtype)
+    try:
+        choice = choose_backend(backend, device=place.device)
+        decoder = make_decoder(transformer, backend=choice.backend, adapters=adapters, quantization=quantization)
+    except ValueError as error:
+        raise DemonError("E_BACKEND", str(error)) from error
+    try:
+        text_encoder = _load_text_encoder(layout.text_encoder, place)
+        tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)
+        codec = load_codec(layout.vae, place.device)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise DemonError("E_CHECKPOINT_LAYOUT", f"{layout.folder} cannot be loaded: {error}") from error
+    return Checkpoint(
+        name=name,
+        content_hash=content_hash(layout.files),
+        settings=settings,
+        placement=place,
+        is_turbo=is_turbo,
+        model_version=str(decoder_config.get("model_version") or "unknown"),
+        timbre_cls_token=timbre_cls_token,
+        condition_width=condition_width,
+        transformer=transformer,
+        decoder=decoder,
+        backend=_in_words(choice.backend, place, quantization),
+        backend_reason=choice.reason,
+        adapters=adapters,
+        codec=codec,
+        conditioner=Conditioner(
+            tokenizer,
+            text_encoder,
+            condition_encoder,
+            condition_tokens=settings.condition_tokens,
+            timbre_cls_token=timbre_cls_token,
+            turbo=is_turbo,
+        ),
+        structure=Structure(modules.get(TOKENIZERS[0]), modules.get(TOKENIZERS[1]), silence),
+        silence=silence[0],
+    )
+
+
+def _in_words(backend: str, place: Placement, quantization: str | None) -> str:
+    dtype = str(place.dtype).removeprefix("torch.")
+    return f"{backend} {place.device.type} {quantization or dtype}"
+
+
+def _load_text_encoder(folder: Path, place: Placement) -> Any:
+    """The text encoder, with every weight from the file; weights of a language model's head may be left over."""
+    loaded: Any = Qwen3Model.from_pretrained(
+        folder, dtype=place.dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+    )
+    model, info = loaded
+    check_keys("the text encoder", missing=sorted(info["missing_keys"]))
+    return model.to(place.device).eval().requires_grad_(False)
+
+
+def _read_settings(folder: Path, *, is_turbo: bool) -> Settings:
     path = folder / "demon.json"
     if not path.exists():
-        return Settings()
+        return TURBO_SETTINGS if is_turbo else UNDISTILLED_SETTINGS
     try:
         return msgspec.json.decode(path.read_bytes(), type=Settings)
     except msgspec.DecodeError as error:

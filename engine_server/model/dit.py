@@ -1,81 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder's forward pass, over the weights and blocks of diffusers' `AceStepTransformer1DModel`.
+"""The decoder's forward pass over the weights of diffusers' `AceStepTransformer1DModel`.
 
-Ours differs from diffusers' own forward in two ways. Padded condition tokens are masked out of cross-attention, so a row's
-result depends on its own condition only; and what depends on shapes alone (RoPE tables, the band mask of the sliding-attention
-layers) is computed once. The second timestep is always equal to the first, as everywhere at inference.
+The same function as diffusers' own forward, bit for bit in float32 on the CPU when nothing is padded, with these differences.
+Padded condition tokens are masked out of cross-attention, so that a row's result depends on its own condition only. What
+depends on the condition alone (keys and values of every cross-attention) is computed once per condition, by `encode`; what
+depends on shapes alone (rotary tables, the band of the sliding layers) once per length; and the second timestep, which at
+inference always equals the first, is a constant of the model. Low-rank adapters run beside the Linears, per row.
+There is no dropout, in training neither.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine_server.model.dit_block import (
+    Adapters,
+    Branch,
+    RowAdapters,
+    Tables,
+    block,
+    cross_keys_and_values,
+    embed_time,
+    linear,
+    normalize,
+)
+
+Velocity = Callable[..., Tensor]
+
+
+def velocity(
+    model: Any,
+    frames: Tensor,
+    t: Tensor,
+    second_time: tuple[Tensor, Tensor],
+    tables: Tables,
+    condition: tuple[Tensor, Tensor, Tensor],
+    adapters: RowAdapters | None,
+) -> Tensor:
+    """Velocity `[B, T, C]` of frames `[B, T, 3C]` (context, then noisy latents), T a multiple of the patch size.
+
+    t: `[B]` float32; second_time: embedding and modulation of the second timestep, B rows each; condition: see
+    `DitForward.encode`. A function of tensors alone, so that it can be compiled whole.
+    """
+    embedding, modulation = embed_time(model.time_embed, t, adapters)
+    embedding, modulation = embedding + second_time[0], modulation + second_time[1]
+    bias, keys, values = condition
+    hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2).contiguous()
+    for index, layer in enumerate(model.layers):
+        hidden = block(layer, hidden, modulation, tables, (bias, keys[:, index], values[:, index]), adapters)
+    shift, scale = (model.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
+    hidden = normalize(model.norm_out, hidden) * (1 + scale) + shift
+    out: Tensor = model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2)
+    return out
 
 
 class DitForward:
     """Velocity of a batch of noisy latents. Holds references to the model's modules, no copies of weights.
 
-    Safe to call from one thread at a time. Differentiable, so that training runs the very same code.
+    One thread at a time. Differentiable; while gradients are recorded nothing that depends on weights is remembered.
+    `run` is `velocity`, or a compiled form of it.
     """
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, adapters: Adapters | None = None, *, run: Velocity = velocity) -> None:
         self._model = transformer
-        self._tables: dict[int, tuple[tuple[Tensor, Tensor], Tensor]] = {}
+        self._adapters = adapters
+        self._run = run
+        self._tables: dict[tuple[int, torch.dtype, torch.device], Tables] = {}
+        self._second_times: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._branches: tuple[int, dict[nn.Module, Sequence[Branch]]] | None = None
+
+    def weights_changed(self) -> None:
+        """Forget what was computed from the weights: call after loading others into the same modules."""
+        self._second_times.clear()
+
+    def encode(self, states: Tensor, mask: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What a forward needs of N conditions, independent of the latents and of the noise level.
+
+        states: `[N, L, E]`; mask: `[N, L]` bool, True for real tokens; adapters: strengths `[N, A]`, None for no adapters.
+        Returns the additive key bias `[N, 1, 1, L]` and, stacked over the layers, the keys and the values of cross-attention
+        `[N, layers, kv_heads, L, head_dim]`, all in the model's dtype.
+        """
+        dtype = self._model.proj_in_conv.weight.dtype
+        rows = self._row_adapters(adapters)
+        condition = linear(self._model.condition_embedder, states.to(dtype), rows)
+        layers = [cross_keys_and_values(layer.cross_attn, condition, rows) for layer in self._model.layers]
+        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        keys, values = (torch.stack(part, dim=1) for part in zip(*layers, strict=True))
+        return bias[:, None, None], keys, values
 
     def __call__(
         self,
         x: Tensor,
         t: Tensor,
-        states: Tensor,
-        mask: Tensor | None,
         context: Tensor,
+        condition: tuple[Tensor, ...],
+        adapters: Tensor | None = None,
     ) -> Tensor:
-        """Velocity `v ~ noise - clean` of every row.
+        """Velocity `v ~ noise - clean` of every row, `[B, T, C]` float32.
 
-        x: noisy latents `[B, T, 64]`, T a multiple of the patch size (2); t: noise levels `[B]` in [0, 1];
-        states: encoded condition `[B, L, E]`; mask: `[B, L]` bool, True for real tokens, None for all;
-        context: `[B, T, 128]`, source latents and chunk mask. Returns `[B, T, 64]`.
+        x: noisy latents `[B, T, C]`; t: noise levels `[B]` in [0, 1]; context: `[B, T, 2C]`, source latents and chunk mask;
+        condition: B rows of what `encode` gave; adapters: strengths `[B, A]`, None for no adapters. An odd T is padded by one
+        zero frame, as everywhere with this model.
         """
-        model = self._model
-        temb_t, modulation_t = model.time_embed(t)
-        temb_r, modulation_r = model.time_embed_r(torch.zeros_like(t))
-        temb, modulation = temb_t + temb_r, modulation_t + modulation_r
+        length, patch = x.shape[1], self._model.patch_size
+        frames = torch.cat([context, x], dim=-1).to(self._model.proj_in_conv.weight.dtype)
+        if length % patch:
+            frames = F.pad(frames, (0, 0, 0, patch - length % patch))
+        rows = self._row_adapters(adapters)
+        tables = self._shape_tables(frames.shape[1] // patch, frames)
+        second_time = self._second_time(len(x), frames, rows)
+        out = self._run(self._model, frames, t.float(), second_time, tables, condition, rows)
+        return out[:, :length].float()
 
-        hidden = torch.cat([context, x], dim=-1).transpose(1, 2)
-        hidden = model.proj_in_conv(hidden).transpose(1, 2)
-        condition = model.condition_embedder(states)
-        key_mask = None if mask is None else mask[:, None, None, :]
-        rope, band = self._shape_tables(hidden.shape[1], hidden)
+    def _row_adapters(self, strengths: Tensor | None) -> RowAdapters | None:
+        if strengths is None or self._adapters is None:
+            return None
+        return RowAdapters(self._current_branches(self._adapters), strengths.to(self._model.proj_in_conv.weight.dtype))
 
-        for layer, kind in zip(model.layers, model.layer_types, strict=True):
-            hidden = layer(
-                hidden_states=hidden,
-                position_embeddings=rope,
-                temb=modulation,
-                attention_mask=band if kind == "sliding_attention" else None,
-                encoder_hidden_states=condition,
-                encoder_attention_mask=key_mask,
-            )
+    def _current_branches(self, bank: Adapters) -> Mapping[nn.Module, Sequence[Branch]]:
+        """The bank's branches by module, gathered once per version of the bank."""
+        snapshot = bank.snapshot
+        if self._branches is None or self._branches[0] != snapshot.version:
+            named = ((module, snapshot.branches(name)) for name, module in self._model.named_modules())
+            self._branches = (snapshot.version, {module: branches for module, branches in named if branches})
+        return self._branches[1]
 
-        shift, scale = (model.scale_shift_table + temb.unsqueeze(1)).chunk(2, dim=1)
-        hidden = model.norm_out(hidden) * (1 + scale) + shift
-        return model.proj_out_conv(hidden.transpose(1, 2)).transpose(1, 2)
+    def _second_time(self, rows: int, like: Tensor, adapters: RowAdapters | None) -> tuple[Tensor, Tensor]:
+        """Embedding and modulation of the second timestep, `time_embed_r(0)`.
 
-    def _shape_tables(self, tokens: int, like: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """RoPE (cos, sin) and the additive band mask `[1, 1, tokens, tokens]` of the sliding layers, cached by length."""
-        if tokens not in self._tables:
-            index = torch.arange(tokens)
-            cos, sin = get_1d_rotary_pos_embed(
-                self._model.head_dim,
-                index.float().numpy(),
-                theta=self._model.rope_theta,
-                use_real=True,
-                repeat_interleave_real=False,
-            )
-            far = (index[:, None] - index[None, :]).abs() > self._model.config.sliding_window
-            band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min)
-            self._tables[tokens] = ((cos.to(like), sin.to(like)), band.to(like))
-        return self._tables[tokens]
+        Remembered per batch size, because a matrix product of one row may differ in its last bits from one of four.
+        """
+        embed = self._model.time_embed_r
+        adapted = adapters is not None and any(module in adapters.branches for module in embed.modules())
+        if adapted or torch.is_grad_enabled():
+            return embed_time(embed, torch.zeros(rows, device=like.device), adapters)
+        key = (rows, like.dtype, like.device)
+        if key not in self._second_times:
+            self._second_times[key] = embed_time(embed, torch.zeros(rows, device=like.device), None)
+        return self._second_times[key]
+
+    def _shape_tables(self, tokens: int, like: Tensor) -> Tables:
+        """Rotary tables and band for a number of tokens, computed once per length."""
+        key = (tokens, like.dtype, like.device)
+        if key not in self._tables:
+            self._tables[key] = shape_tables(self._model, tokens, like)
+        return self._tables[key]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def shape_tables(model: Any, tokens: int, like: Tensor) -> Tables:
+    """Rotary tables and band mask for a number of tokens, on the device and (the band) in the dtype of `like`.
+
+    Ordinary tensors even in inference mode: remembered there, they may serve a forward that records gradients.
+    """
+    cos, sin = get_1d_rotary_pos_embed(
+        model.head_dim, tokens, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
+    )
+    sin = torch.where(torch.arange(model.head_dim) < model.head_dim // 2, -sin, sin)
+    window, band = model.config.sliding_window, None
+    if tokens - 1 > window:
+        index = torch.arange(tokens)
+        far = (index[:, None] - index[None, :]).abs() > window
+        band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min).to(like)
+    return Tables(cos[:, None].to(like.device), sin[:, None].to(like.device), band)

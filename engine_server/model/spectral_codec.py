@@ -58,6 +58,16 @@ def mdct_basis(hop: int, bands: int) -> Tensor:
     return (basis * math.sqrt(2 / hop)).float()
 
 
+def noise_like(mean: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise for a posterior `[B, N, C]`, from this generator alone.
+
+    Drawn `[B, C, N]` on the generator's device, as diffusers' `latent_dist.sample(generator)` draws it.
+    """
+    batch, frames, channels = mean.shape
+    noise = torch.randn((batch, channels, frames), generator=generator, device=generator.device, dtype=mean.dtype)
+    return noise.transpose(1, 2).to(mean.device)
+
+
 def compand(coefficients: Tensor) -> Tensor:
     """A smooth signed square root, linear below the knee."""
     return coefficients * (coefficients.square() + COMPANDING_KNEE**2).pow(-0.25)
@@ -103,6 +113,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the bases
     The trunk runs at two rates: `hop` samples (frames) and `fft_hop` samples (sub-frames).
     """
 
+    fixed_span: int | None = None
     config: Any  # a FrozenDict with attribute access to what __init__ was given
     latent_mean: Tensor
     latent_std: Tensor
@@ -217,10 +228,15 @@ class SpectralCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the bases
         trunk_frames: int = math.ceil(subframes * c.fft_hop / c.hop)
         return frames + trunk_frames
 
-    def encode(self, audio: Tensor) -> Tensor:
-        """Posterior mean, normalised per channel: [B, 2, N * hop] -> [B, N, 64]."""
-        mean, _ = self.moments(audio)
-        return (mean - self.latent_mean) / self.latent_std
+    def encode(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[B, 2, N * hop] -> [B, N, 64], normalised per channel: the posterior's mean, or with a generator a sample."""
+        mean, std = self.posterior(audio)
+        return mean if generator is None else mean + std * noise_like(mean, generator)
+
+    def posterior(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the latents, normalised per channel: [B, 2, N * hop] -> two [B, N, 64]."""
+        mean, log_variance = self.moments(audio)
+        return (mean - self.latent_mean) / self.latent_std, (log_variance / 2).exp() / self.latent_std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents to audio: [B, N, 64] -> [B, 2, N * hop]."""

@@ -24,8 +24,10 @@ ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 CODEC = {"encoder_width": 16, "encoder_hidden": 16, "decoder_width": 16, "decoder_hidden": 16, "frame_hidden": 16}
 
 
-def build_tiny_checkpoint(folder: Path, *, cover_context: str = "raw") -> Path:
-    """Write the checkpoint and return its folder."""
+def build_tiny_checkpoint(
+    folder: Path, *, cover_context: str = "raw", decoder_width: int = WIDTH, is_turbo: bool = True
+) -> Path:
+    """Write the checkpoint and return its folder. A decoder wider than the condition is what XL checkpoints have."""
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, **ATTENTION}
     codec = SpectralCodec(**CODEC).eval()
@@ -35,8 +37,11 @@ def build_tiny_checkpoint(folder: Path, *, cover_context: str = "raw") -> Path:
     with torch.no_grad():
         silence = codec.encode(torch.zeros(1, 2, 40 * codec.hop))[0, 20]
         condition_encoder.silence_latent.copy_(silence.expand(1, 15000, LATENT))
+    decoder_sizes = {**sizes, "hidden_size": decoder_width, "encoder_hidden_size": WIDTH}
     parts = {
-        "transformer": AceStepTransformer1DModel(num_hidden_layers=2, sliding_window=16, is_turbo=True, **sizes),
+        "transformer": AceStepTransformer1DModel(
+            num_hidden_layers=2, sliding_window=16, is_turbo=is_turbo, model_version="tiny", **decoder_sizes
+        ),
         "condition_encoder": condition_encoder,
         "text_encoder": Qwen3Model(
             Qwen3Config(

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which machinery runs the decoder, chosen by name; what cannot run as asked says so, and nothing else runs instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine_server.diffusion.decoder import Decoder
+from engine_server.model.dit import DitForward, Velocity, velocity
+from engine_server.model.dit_block import Adapters
+from engine_server.model.int8 import quantize_blocks
+from shared_protocol.errors import DemonError
+
+BACKENDS = ("auto", "eager", "compile", "tensorrt")
+QUANTIZATIONS = ("int8",)
+COMPILED_SHAPES = 64
+"""Compiled forms kept of one decoder: one for each batch size, window length, condition length and set of adapted Linears."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and in words why it was chosen."""
+
+    backend: str
+    reason: str
+
+
+def choose_backend(name: str, *, device: torch.device) -> Choice:
+    """The backend that `name` stands for on a device: itself, or for `auto` the one that serves playing best there.
+
+    Raises ValueError for a name that is not among `BACKENDS`.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"backend: {name!r} is not one of {', '.join(BACKENDS)}")
+    if name != "auto":
+        return Choice(name, f"{name}: asked for by name")
+    if device.type == "cpu":
+        # Measured with the embedded model, 4 rows of 140 frames, one thread: a compiled forward takes 57 ms instead of 70,
+        # after 38 s of compiling, or 10 s where the disk still has the result; and it needs a C++ compiler.
+        return Choice(
+            "eager",
+            "eager: there is no GPU here, and half a minute of compiling would save a sixth of a forward; "
+            "ask for compile by name for long sessions",
+        )
+    return Choice(
+        "eager",
+        "eager: it starts at once, while compile would stop the music at every new shape; ask for compile by name",
+    )
+
+
+def make_decoder(
+    transformer: Any, *, backend: str, adapters: Adapters | None = None, quantization: str | None = None
+) -> Decoder:
+    """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 Linears.
+
+    A compiled decoder compiles at the first forward of each shape, for tens of seconds. Raises ValueError for unknown names,
+    and DemonError `E_BACKEND` for what this version, this machine or this combination cannot run.
+    """
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization: {quantization!r} is not one of {', '.join(QUANTIZATIONS)}, or None")
+    chosen = choose_backend(backend, device=transformer.proj_in_conv.weight.device).backend
+    if chosen == "tensorrt":
+        raise DemonError("E_BACKEND", "the tensorrt backend is not built into this version; use eager or compile")
+    if quantization == "int8":
+        if chosen == "compile":
+            raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
+        transformer = quantize_blocks(transformer)
+    run = compiled_velocity() if chosen == "compile" else velocity
+    return DitForward(transformer, adapters, run=run)
+
+
+def compiled_velocity() -> Velocity:
+    """`velocity`, compiled whole for each shape at its first call.
+
+    A call raises DemonError `E_BACKEND` if it cannot be compiled (no C++ compiler, too many shapes): it never runs uncompiled.
+    """
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    options = {"dynamic": False, "fullgraph": True, "recompile_limit": COMPILED_SHAPES, "isolate_recompiles": True}
+    compile_: Any = torch.compile  # its type stubs lag behind its arguments
+    compiled = compile_(velocity, **options)
+
+    def run(*arguments: Any) -> Tensor:
+        try:
+            out: Tensor = compiled(*arguments)
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            summary = str(error).strip().split("\n", 1)[0]
+            raise DemonError(
+                "E_BACKEND", f"the decoder could not be compiled ({summary}); use the eager backend"
+            ) from error
+        return out
+
+    return run
