@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from shared_protocol import DEFAULT_ENDPOINT
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A checkpoint folder in the diffusers ACE-Step layout, or 'embedded'.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'embedded', a checkpoint folder (diffusers or original ACE-Step layout), or owner/name on the hub."
+    ),
+]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
@@ -38,7 +44,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except DemonError as error:
-            console.print(f"[red]{error.code}[/red]: {error.message}", highlight=False, soft_wrap=True)
+            console.print(f"[red]{error.code}[/red]: {escape(error.message)}", highlight=False, soft_wrap=True)
             raise typer.Exit(EXIT_ERROR) from error
         except KeyboardInterrupt as stop:
             console.print("interrupted; nothing was written")
@@ -135,7 +141,7 @@ def load_engine(model: str, depth: int) -> Engine:
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
-        return Engine(load_checkpoint(model), depth=depth)
+        return Engine(load_checkpoint(model, device="cpu"), depth=depth)
 
 
 def engine_hop(engine: Engine) -> int:

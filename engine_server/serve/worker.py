@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from engine_server import __version__
 from engine_server.tracks.engine import Engine
-from engine_server.tracks.track import ACTED_LANES, AudioWindow, Track
+from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.track import AudioWindow, Track
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine_server.tracks.track import ACTED_LANES
+from engine_server.tracks.lanes import ACTED_LANES
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.lanes import Lane, load_lanes, settle

@@ -11,13 +11,14 @@ from functools import partial
 
 import torch
 
-from engine_server.diffusion.ring import Completion, Ring, RingShape
+from engine_server.diffusion.ring import DEFAULT_BATCH, Completion, Ring
+from engine_server.diffusion.rows import RingShape
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.tracks.track import AudioWindow, HopId, Track
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
-DEFAULT_DEPTH = 4
-"""Slots of a ring. The smallest batch at which a row's bits do not depend on the batch (float32 on CPUs)."""
+DEFAULT_DEPTH = DEFAULT_BATCH
+"""Slots of a ring: as many as a forward has rows."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Engine:
     @property
     def backend(self) -> str:
         """What computes, in words; part of every receipt."""
-        return f"eager cpu float32, {torch.get_num_threads()} threads"
+        return f"{self.checkpoint.backend}, {torch.get_num_threads()} threads"
 
     def remove(self, track_id: str) -> None:
         """Forget a track and everything in flight for it."""
@@ -153,7 +154,7 @@ class Engine:
                 tokens=tokens,
                 width=self.checkpoint.condition_width,
             )
-            self._rings[key] = Ring(self.checkpoint.decoder, shape)
+            self._rings[key] = Ring(self.checkpoint.decoder, shape, device=self.checkpoint.placement.device)
         return self._rings[key]
 
     def _cancel(self, concerns: Callable[[HopId], bool]) -> None:

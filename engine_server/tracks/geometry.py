@@ -11,18 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from engine_server.model.windows import Span
 from shared_protocol.errors import DemonError
-
-
-@dataclass(frozen=True)
-class Span:
-    """Frames `[first, stop)`."""
-
-    first: int
-    stop: int
-
-    def __len__(self) -> int:
-        return max(0, self.stop - self.first)
 
 
 @dataclass(frozen=True)

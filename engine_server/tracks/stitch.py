@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.windows import decode_window
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.resample import MODEL_RATE, resample_span
 from shared_protocol.codec import Floats
@@ -38,15 +39,15 @@ class Stitcher:
         first = max(self._first_hop, self._geometry.first_hop_for_audio(k))
         return all(hop in self._hops for hop in range(first, k + 1))
 
-    @torch.no_grad()
     def decode(self, k: int) -> Floats:
         """Audio `[2, hop frames]` of `audio_span(k)` at the host's rate. Values beyond 1 are kept."""
         span = self._geometry.latent_span(k)
         latents = torch.stack([self._latent(frame) for frame in range(span.first, span.stop)])
-        audio = self._checkpoint.codec.decode(latents[None])[0]
-        hop = self._checkpoint.codec.hop
-        margin = self._geometry.decoder_margin * hop
-        return resample_span(audio[:, margin : audio.shape[1] - margin].contiguous().numpy(), MODEL_RATE, self._rate)
+        margin = self._geometry.decoder_margin
+        audio = decode_window(
+            self._checkpoint.codec, latents, margin, len(span) - 2 * margin, silence=self._checkpoint.silence
+        )
+        return resample_span(audio.contiguous().numpy(), MODEL_RATE, self._rate)
 
     def forget_before(self, k: int) -> None:
         """Free the hops that no audio from hop k on needs."""

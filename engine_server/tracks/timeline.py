@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine_server.model.checkpoint import Checkpoint
-from engine_server.tracks.geometry import Span, WindowGeometry
+from engine_server.model.windows import Span, encode_window
+from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.resample import MODEL_RATE, resample_span
 from shared_protocol.codec import CHANNELS, Floats
 from shared_protocol.errors import DemonError
@@ -124,6 +125,5 @@ class Timeline:
         nothing = np.zeros((CHANNELS, samples_per_frame(self._rate)), dtype=np.float32)
         audio = np.concatenate([self._audio.get(f, nothing) for f in range(span.first, span.stop)], axis=1)
         model_audio = torch.from_numpy(resample_span(audio, self._rate, MODEL_RATE))
-        with torch.no_grad():
-            latents = self._checkpoint.codec.encode(model_audio[None])[0, margin : margin + chunk]
+        latents = encode_window(self._checkpoint.codec, model_audio, margin, chunk)
         return torch.where(torch.from_numpy(inside)[:, None], latents, silence)

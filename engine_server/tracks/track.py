@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 
 from engine_server.diffusion.noise import PositionNoise
-from engine_server.diffusion.ring import SlotRequest
+from engine_server.diffusion.request import ConditionEntry, SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
-from engine_server.tracks.geometry import Span, WindowGeometry
+from engine_server.tracks.geometry import WindowGeometry
+from engine_server.tracks.lanes import slot_fields
 from engine_server.tracks.resample import margin
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
@@ -24,8 +26,6 @@ from shared_protocol.messages import Config
 MAX_FRAMES_HELD = 3000
 """Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
 MAX_EPOCHS = 64
-ACTED_LANES = ("denoise", "velocity_scale", "source_blend", "ode_noise", "initial_noise", "shift", "structure")
-"""Lanes that the engine acts on today; the others are declared in the table and greyed out by the client."""
 
 
 @dataclass(frozen=True)
@@ -189,28 +189,30 @@ class Track:
         """The slot request of `next_hop()`, which then moves on."""
         run = self._epochs[hop.epoch]
         window = self.geometry.window_span(hop.hop)
-        first_of_hop = Span(window.first + self.geometry.past, window.first + self.geometry.past + 1)
         source = run.timeline.source(window)
         condition = self.condition()
-        lane = run.timeline.lane
-        run.next_hop += 1
-        run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
-        return SlotRequest(
+        null = self._checkpoint.conditioner.null(condition)
+        lane = cache(lambda name: run.timeline.lane(name, window))
+        request = SlotRequest(
             request_id=hop,
             noise=PositionNoise(self.config.seed, window.first),
             source=source,
-            context=self._context(source, float(lane("structure", first_of_hop)[0])),
-            states=condition.states[0],
-            mask=condition.mask[0],
-            denoise=lane("denoise", window),
-            velocity_scale=lane("velocity_scale", window),
-            source_blend=lane("source_blend", window),
-            ode_noise=lane("ode_noise", window),
-            initial_noise=lane("initial_noise", window),
-            steps=self.steps,
-            shift=float(lane("shift", first_of_hop)[0]) or self._checkpoint.settings.shift,
+            context=self._context(source, float(lane("structure")[self.geometry.past])),
+            conditions=[ConditionEntry(condition.states[0], condition.mask[0])],
+            negatives=[ConditionEntry(null.states[0], null.mask[0])],
             solver=self.config.solver,
+            origin_frame=window.first,
+            **slot_fields(
+                lane,
+                source,
+                self.geometry.past,
+                steps=self.steps,
+                own_shift=self._checkpoint.settings.shift,
+            ),
         )
+        run.next_hop += 1
+        run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
+        return request
 
     def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]:
         """Take a finished hop `[T, C]`; the windows that it makes ready, in order."""
