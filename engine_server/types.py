@@ -43,7 +43,8 @@ class Audio:
         waveform = waveform.to(torch.float32) if waveform.is_floating_point() else waveform
         if waveform.ndim == 1:
             waveform = waveform[None]
-        return cls(waveform.expand(CHANNELS, -1) if waveform.shape[0] == 1 else waveform, sample_rate)
+        is_mono = waveform.ndim == 2 and waveform.shape[0] == 1
+        return cls(waveform.expand(CHANNELS, -1) if is_mono else waveform, sample_rate)
 
     @property
     def duration_s(self) -> float:

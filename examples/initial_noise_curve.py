@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Less noise to start from: the beginning keeps more of the recording's own detail than the end.
+"""Less noise to start from: the beginning keeps much of the recording, the end is all woodwinds.
 
 Every frame starts from a mixture of noise and source, by the curve, while the schedule stays that of a whole generation. The
 model takes what is left of the source for part of the noise that it has to shape.
@@ -13,7 +13,8 @@ from engine_server.session import Session
 from engine_server.types import Latent
 from examples.common import music, run
 
-NOISE = (0.3, 1.0)
+NOISE = (0.8, 1.0, 1.0)
+"""Share of noise: from 0.8 to 1 up to the middle."""
 
 
 def make(session: Session) -> Latent:

@@ -22,7 +22,7 @@ from engine_server.types import Latent
 from examples.common import argument_parser, music, write_piece
 
 RANK = 4
-SIZE = 0.05
+SIZE = 0.2
 """Standard deviation of the random factors."""
 
 

@@ -13,7 +13,8 @@ from engine_server.session import Session
 from engine_server.types import Latent
 from examples.common import music, run
 
-FREEDOM = (0.3, 1.0)
+FREEDOM = (0.3, 1.0, 1.0)
+"""From 0.3 to 1 up to the middle."""
 
 
 def make(session: Session) -> Latent:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions for a whole batch at once, equal to the engine's `encode_condition` row by row but much cheaper.
+"""Conditions for a whole batch at once, equal to those of the engine's `Conditioner` row by row but much cheaper.
 
 In training all rows share the lyric prompt and the timbre reference (silence), so both are encoded once.
 """
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engine_server.model.conditioning import TIMBRE_FRAMES, format_lyrics, format_prompt
+from engine_server.model.prompts import format_lyrics, format_prompt
+from engine_server.model.timbre import TIMBRE_FRAMES
 from training.modules import DiffusionModules
 
 

@@ -158,11 +158,12 @@ def evaluate_speed(codec: SpectralCodec, modules: DiffusionModules) -> None:
     latents = torch.randn(1, 250, 64)
     forward = DitForward(modules.transformer)
     x, context = torch.randn(4, FRAMES, 64), torch.randn(4, FRAMES, 128)
-    states, mask = torch.randn(4, 96, modules.condition_encoder.config.hidden_size), torch.ones(4, 96, dtype=torch.bool)
+    states = torch.randn(4, 96, modules.condition_encoder.config.hidden_size)
+    condition = forward.encode(states, torch.ones(4, 96, dtype=torch.bool))
     print(f"threads {torch.get_num_threads()}")
     print(f"encode: {10_000 / median_ms(lambda: codec.encode(audio)):.0f} times real time")
     print(f"decode: {10_000 / median_ms(lambda: codec.decode(latents)):.0f} times real time")
-    transformer_ms = median_ms(lambda: forward(x, torch.rand(4), states, mask, context))
+    transformer_ms = median_ms(lambda: forward(x, torch.rand(4), context, condition))
     print(f"transformer, 4 rows of {FRAMES} frames: {transformer_ms:.0f} ms")
 
 

@@ -36,15 +36,16 @@ def generate(
     """
     forward = DitForward(modules.transformer)
     states, mask = condition
-    null_states = modules.condition_encoder.null_condition_emb.expand_as(states)
+    positive = forward.encode(states, mask)
+    negative = forward.encode(modules.condition_encoder.null_condition_emb.expand_as(states), mask)
     noise = torch.randn(1, *source.shape[1:], generator=torch.Generator().manual_seed(seed))
     x = denoise * noise + (1 - denoise) * source
     context = torch.cat([source, torch.ones_like(source)], dim=-1)
     for t, t_next in pairwise(schedule(steps, shift, denoise)):
         level = t.expand(len(x))
-        velocity = forward(x, level, states, mask, context)
+        velocity = forward(x, level, context, positive)
         if guidance != 1:
-            null_velocity = forward(x, level, null_states, mask, context)
+            null_velocity = forward(x, level, context, negative)
             velocity = null_velocity + guidance * (velocity - null_velocity)
         x = x + (t_next - t) * velocity
     return x

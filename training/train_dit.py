@@ -113,7 +113,7 @@ def velocity_loss(forward: DitForward, batch: Batch, states: Tensor, mask: Tenso
     t = batch.t[:, None, None]
     noisy = (1 - t) * batch.clean + t * batch.noise
     context = torch.cat([batch.source, torch.ones_like(batch.source)], dim=-1)
-    velocity = forward(noisy, batch.t, states, mask, context)
+    velocity = forward(noisy, batch.t, context, forward.encode(states, mask))
     return (velocity - (batch.noise - batch.clean)).square().mean(dim=(1, 2))
 
 

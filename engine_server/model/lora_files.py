@@ -9,7 +9,6 @@ every spelling; a key that finds no place is an error, never dropped. All but th
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,21 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 
 from engine_server.model.lora import Pair, Shapes
+from engine_server.model.lora_config import ADAPTER_CONFIG, LoraConfig, alpha_number, read_config
 from shared_protocol.errors import DemonError
 
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """What PEFT and diffusers call the file in a folder that is named after the LoRA."""
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
-ADAPTER_CONFIG = "adapter_config.json"
-"""PEFT's settings, beside its file."""
-EMBEDDED_CONFIG = "lora_adapter_metadata"
-"""The same settings in the metadata of diffusers' files."""
-ALPHA_METADATA = ("lora_alpha", "alpha", "ss_network_alpha")
 NUMBERS = ("F64", "F32", "F16", "BF16")
 SHOWN = 4
 """Keys that an error lists."""
@@ -55,18 +49,6 @@ _OTHER_KINDS = {
 }
 _SIZES = {2048: "2B", 6144: "2B", 2560: "XL", 4096: "XL", 9728: "XL"}
 """In-features of the Linears of ACE-Step v1.5, and the model size they tell. (XL has one of 2048 too, 2B none of XL's.)"""
-
-
-class PeftConfig(msgspec.Struct, frozen=True):
-    """The part of PEFT's `LoraConfig` that shapes the sound; patterns are regular expressions of module paths."""
-
-    peft_type: str = "LORA"
-    use_dora: bool = False
-    r: int | None = None
-    lora_alpha: float | None = None
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, float] | None = None
-    use_rslora: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +86,7 @@ class LoraHeader:
 
     path: Path
     entries: tuple[Entry, ...]
-    config: PeftConfig
-    config_source: str
-    """What `config` was read from, or that there was nothing to read."""
+    config: LoraConfig
     metadata: Mapping[str, str]
 
     @property
@@ -152,12 +132,14 @@ def read_header(path: Path, targets: Shapes) -> LoraHeader:
     modules = _modules(path, shapes)
     entries = _entries(path, modules, targets)
     is_peft = all(_WRAPPER.fullmatch(module)[1] in ("base_model.model.", None) for module in modules)  # type: ignore[index]
-    source, config = _config(path, metadata, is_peft=is_peft)
+    config = read_config(path, metadata, is_peft=is_peft)
     for entry in entries:
-        rank = _by_pattern(path, config.rank_pattern, entry.module, config.r)
+        rank = config.rank(entry.module)
         if rank not in (None, entry.rank):
-            raise DemonError("E_LORA_SHAPE", f"{path}: {entry.down} has rank {entry.rank}, and {source} says {rank}")
-    return LoraHeader(path, entries, config, source, metadata)
+            raise DemonError(
+                "E_LORA_SHAPE", f"{path}: {entry.down} has rank {entry.rank}, and {config.source} says {rank}"
+            )
+    return LoraHeader(path, entries, config, metadata)
 
 
 def read_lora(path: Path, targets: Shapes) -> LoraFactors:
@@ -167,8 +149,10 @@ def read_lora(path: Path, targets: Shapes) -> LoraFactors:
     alphas: list[float] = []
     with _opened(header.path) as file:
         for entry in header.entries:
-            stored = None if entry.alpha is None else _number(header.path, entry.alpha, file.get_tensor(entry.alpha))
-            alpha, scale = _scale(header, entry, stored)
+            stored = (
+                None if entry.alpha is None else alpha_number(header.path, entry.alpha, file.get_tensor(entry.alpha))
+            )
+            alpha, scale = header.config.alpha_and_scale(entry.module, entry.rank, stored)
             # Copies: a file that changes under a memory map would change the sound, or end the process.
             down = file.get_tensor(entry.down).to(torch.float32, copy=True)
             up = file.get_tensor(entry.up).to(torch.float32) * scale
@@ -178,14 +162,14 @@ def read_lora(path: Path, targets: Shapes) -> LoraFactors:
             factors[entry.name] = (down, up)
             alphas.append(alpha)
     has_tensors = any(entry.alpha is not None for entry in header.entries)
-    metadata = {**header.metadata, "alpha_source": "tensors" if has_tensors else header.config_source}
+    metadata = {**header.metadata, "alpha_source": "tensors" if has_tensors else header.config.source}
     return LoraFactors(factors, header.rank, max(alphas), content_hash(header), metadata)
 
 
 def content_hash(header: LoraHeader) -> str:
     """SHA-256 over the file's bytes, followed by those of its `adapter_config.json` where that gives the scale."""
     digest = hashlib.sha256()
-    beside = [header.path.with_name(ADAPTER_CONFIG)] if header.config_source == ADAPTER_CONFIG else []
+    beside = [header.path.with_name(ADAPTER_CONFIG)] if header.config.source == ADAPTER_CONFIG else []
     for path in (header.path, *beside):
         try:
             with path.open("rb") as file:
@@ -290,55 +274,3 @@ def _spellings(targets: Shapes) -> dict[str, str]:
 def _size(widths: Iterable[int]) -> str:
     """The size of ACE-Step v1.5 that has Linears of these in-features, or "" for another model."""
     return max((_SIZES[width] for width in widths if width in _SIZES), default="")
-
-
-def _config(path: Path, metadata: Mapping[str, str], *, is_peft: bool) -> tuple[str, PeftConfig]:
-    """Settings of the LoRA, and where they were found."""
-    beside = path.with_name(ADAPTER_CONFIG)
-    try:
-        if EMBEDDED_CONFIG in metadata:
-            source, settings = EMBEDDED_CONFIG, msgspec.json.decode(metadata[EMBEDDED_CONFIG], type=dict[str, Any])
-        elif is_peft and beside.is_file():
-            source, settings = ADAPTER_CONFIG, msgspec.json.decode(beside.read_bytes(), type=dict[str, Any])
-        else:
-            alphas = [key for key in ALPHA_METADATA if metadata.get(key, "None") != "None"]
-            source = alphas[0] if alphas else "nothing: alpha is taken to be the rank, a scale of 1"
-            settings = {"lora_alpha": metadata[alphas[0]]} if alphas else {}
-        plain = {key.removeprefix("transformer."): value for key, value in settings.items()}
-        config = msgspec.convert(plain, PeftConfig, strict=False)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise DemonError("E_LORA_FILE", f"{path}: its settings cannot be read: {error}") from error
-    if config.peft_type != "LORA" or config.use_dora:
-        kind = "DoRA" if config.use_dora else config.peft_type
-        raise DemonError("E_LORA_KIND", f"{path}: {source} says that this is {kind}; only LoRA of Linears is taken")
-    return source, config
-
-
-def _by_pattern(path: Path, patterns: Mapping[str, float] | None, module: str, default: float | None) -> float | None:
-    """The value of the first pattern that matches the end of a module path, from a whole name on: PEFT's rule."""
-    for pattern, value in (patterns or {}).items():
-        try:
-            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-                return value
-        except re.error as error:
-            raise DemonError("E_LORA_FILE", f"{path}: its pattern {pattern!r} is not a regular expression") from error
-    return default
-
-
-def _scale(header: LoraHeader, entry: Entry, stored: float | None) -> tuple[float, float]:
-    """Alpha of one Linear and what its `up` is multiplied by; `stored` is the file's own alpha tensor, which comes first."""
-    if stored is not None:
-        return stored, stored / entry.rank
-    config = header.config
-    alpha = _by_pattern(header.path, config.alpha_pattern, entry.module, config.lora_alpha)
-    if alpha is None:
-        return float(entry.rank), 1.0
-    return alpha, alpha / (math.sqrt(entry.rank) if config.use_rslora else entry.rank)
-
-
-def _number(path: Path, key: str, value: torch.Tensor) -> float:
-    if value.numel() != 1:
-        raise DemonError("E_LORA_SHAPE", f"{path}: {key} has shape {list(value.shape)}, and alpha is one number")
-    if not torch.isfinite(value).all():
-        raise DemonError("E_NOT_FINITE", f"{path}: {key} is {value.item()}")
-    return float(value.item())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -30,6 +30,8 @@ from tests.bench.models import FRAMES_PER_SECOND, LARGER, Effort, Subject, load
 
 TOLERANCE = 0.9
 """A target for figures that scatter: growth may exceed the prediction by a ninth."""
+REPEATED_TO_S = 60
+"""Forwards of shorter durations are repeated in every round until so much has been computed."""
 
 
 @torch.inference_mode()
@@ -62,50 +64,75 @@ def keys_in_band(tokens: int, window: int) -> float:
 
 
 def _growth(subject: Subject, effort: Effort) -> Iterator[Row]:
-    durations = effort.durations_s
-    seconds = {duration: _times(subject, duration, effort) for duration in durations}
-    first = durations[0]
-    for duration in durations[1:]:
-        longer = duration / first
-        whole, outside = (seconds[duration][k] / seconds[first][k] / longer for k in (0, 1))
-        counted = [
-            operations_per_token(subject.transformer, length * FRAMES_PER_SECOND // 2, subject.tokens)
-            for length in (duration, first)
-        ]
+    first, *longer = effort.durations_s
+    per_frame = _seconds_per_frame(subject, effort)
+    operations = {
+        duration: operations_per_token(subject.transformer, duration * FRAMES_PER_SECOND // 2, subject.tokens)
+        for duration in effort.durations_s
+    }
+    for duration in longer:
         what = f"{subject.name}: time per frame, {duration} s over {first} s"
-        yield Row(
+        predicted = operations[duration] / operations[first]
+        whole, whole_first = (per_frame[length][0] for length in (duration, first))
+        yield _grown(
             what,
             whole,
+            whole_first,
             "growth of the operations per frame",
-            counted[0] / counted[1],
-            "x",
-            target=Target("ratio", TOLERANCE),
-            note=f"{1000 * seconds[duration][0] / (duration * FRAMES_PER_SECOND):.3f} ms per frame",
+            predicted,
+            note=f"{1000 * statistics.median(whole):.3f} ms",
         )
-        yield Row(f"{what}, outside self-attention", outside, "no growth", 1.0, "x", target=Target("ratio", TOLERANCE))
+        outside, outside_first = (per_frame[length][1] for length in (duration, first))
+        yield _grown(f"{what}, outside self-attention", outside, outside_first, "no growth", 1.0)
 
 
-def _times(subject: Subject, duration: int, effort: Effort) -> tuple[float, float]:
-    """Median seconds of a forward of one row, and of its part outside self-attention."""
-    forward = ours(subject.decoder, subject.inputs(1, duration * FRAMES_PER_SECOND))
-    forward()
-    takes_long = subject.name == LARGER or duration > 60
-    split = [_split(forward, duration * FRAMES_PER_SECOND // 2) for _ in range(effort.rounds(3 if takes_long else 15))]
-    whole, inside = zip(*split, strict=True)
-    return statistics.median(whole), statistics.median(a - b for a, b in zip(whole, inside, strict=True))
+def _grown(
+    name: str, long: Sequence[float], short: Sequence[float], against: str, predicted: float, note: str = ""
+) -> Row:
+    """How much more a frame takes in the long series than in the short one of the same rounds."""
+    ratios = sorted(predicted * b / a for a, b in zip(long, short, strict=True))
+    return Row(
+        name,
+        statistics.median(long) / statistics.median(short),
+        against,
+        predicted,
+        "x",
+        ratio_range=(ratios[0], ratios[-1]),
+        target=Target("ratio", TOLERANCE),
+        note=note,
+    )
+
+
+def _seconds_per_frame(subject: Subject, effort: Effort) -> dict[int, tuple[list[float], list[float]]]:
+    """By duration, for every round: of a forward of one row, and of its part outside self-attention."""
+    forwards = {
+        duration: ours(subject.decoder, subject.inputs(1, duration * FRAMES_PER_SECOND))
+        for duration in effort.durations_s
+    }
+    per_frame: dict[int, tuple[list[float], list[float]]] = {duration: ([], []) for duration in forwards}
+    for forward in forwards.values():
+        forward()
+    for _ in range(effort.rounds(2 if subject.name == LARGER else 5)):
+        for duration, forward in forwards.items():
+            repetitions, frames = max(1, REPEATED_TO_S // duration), duration * FRAMES_PER_SECOND
+            splits = [_split(forward, frames // 2) for _ in range(repetitions)]
+            for series, seconds in zip(per_frame[duration], map(sum, zip(*splits, strict=True)), strict=True):
+                series.append(seconds / (repetitions * frames))
+    return per_frame
 
 
 def _split(forward: Action, tokens: int) -> tuple[float, float]:
-    """Seconds of a forward, and of the self-attention (without its Linears) in it."""
-    attend, seconds = dit_block.attend, 0.0
+    """Seconds of a forward, and of all in it but self-attention (whose Linears do not belong to it here)."""
+    attend, attention = dit_block.attend, 0.0
 
     def timed_attend(query: torch.Tensor, key: torch.Tensor, *more: Any) -> torch.Tensor:
-        nonlocal seconds
+        nonlocal attention
         began = time.perf_counter()
         out = attend(query, key, *more)
-        if key.shape[-2] == tokens:
-            seconds += time.perf_counter() - began
+        if key.shape[-2] == tokens:  # in cross-attention it is the condition's length
+            attention += time.perf_counter() - began
         return out
 
     with patch.object(dit_block, "attend", timed_attend):
-        return timed(forward), seconds
+        whole = timed(forward)
+    return whole, whole - attention

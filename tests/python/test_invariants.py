@@ -112,11 +112,15 @@ def test_streamed_together_equals_alone_at_any_length(frames):
 
 @pytest.fixture(scope="module")
 def transformer():
-    """The real decoder's architecture, small, with random weights; long enough sequences for its sliding window."""
+    """The real decoder's architecture, small, with random weights; the sequences are longer than its sliding window.
+
+    A head is 64 bytes or a multiple of it, as in the real model: torch's attention on CPUs rounds by memory alignment, and with
+    smaller heads a row's place in the batch shows in its last bit.
+    """
     torch.manual_seed(11)
     model = AceStepTransformer1DModel(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, in_channels=3 * C, audio_acoustic_hidden_dim=C, sliding_window=4, encoder_hidden_size=E,
+        head_dim=16, in_channels=3 * C, audio_acoustic_hidden_dim=C, sliding_window=4, encoder_hidden_size=E,
     ).eval()  # fmt: skip
     for tables in (module for module in model.modules() if hasattr(module, "scale_shift_table")):
         torch.nn.init.normal_(tables.scale_shift_table, std=0.2)
@@ -764,14 +768,14 @@ def test_guide_of_rows_that_differ_equals_each_row_by_itself():
 
 def test_what_is_not_finite_in_one_slot_reaches_no_other():
     """V1, where a neighbour has run away: it has one condition, the others several, and a weight of 0 does not stop infinity."""
-    wild = request(0, velocity_scale=1e38)
+    wild = request(0, velocity_scale=1e30, steps=4)
     others = [
         request(k, conditions=[prompt(k), prompt(9, weight=0.3)], guidance=2.0, guidance_mode="self") for k in (1, 2)
     ]
-    together = run([wild, *others, request(3)], 4)
+    together = run([wild, *others, request(3)], 4, decoder=Affine())
     assert not bool(torch.isfinite(together[0].latent).all())
     for one in (*others, request(3)):
-        assert torch.equal(together[one.request_id].latent, alone(one))
+        assert torch.equal(together[one.request_id].latent, alone(one, decoder=Affine()))
 
 
 def test_entries_of_a_condition_are_told_apart_by_their_masks():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import torch
 from diffusers import AceStepPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_pipeline import AUDIO, CHANNELS, RATE, WIDTH, build_pipeline
+from tiny_pipeline import CHANNELS, WIDTH, Case, record
 from torch import Tensor
 
 from engine_server.diffusion.noise import Purpose, RequestNoise
@@ -28,42 +27,13 @@ from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.schedule import build_schedule
 from engine_server.model.conditioning import Condition, Conditioner, pad_condition
 from engine_server.model.dit import DitForward
-from engine_server.model.prompts import NO_METAS, Metas
+from engine_server.model.prompts import Metas
 from engine_server.model.structure import Structure
 from engine_server.model.timbre import TimbreReference
 
-GUIDANCE = 7.0
 PADDED_TOKENS = 512
 """Bytes are tokens here, so a prompt takes about 300 of them."""
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A use of the pipeline. The duration is 10 s or more because the prompt tells it, and the model knows no shorter music."""
-
-    task: str = "text2music"
-    seconds: float = 10.0
-    caption: str = "a string quartet"
-    lyrics: str = ""
-    metas: Metas = NO_METAS
-    span_s: tuple[float, float] | None = None
-    has_reference: bool = False
-    cover_strength: float = 1.0
-    is_base: bool = False
-    is_xl: bool = False
-    guidance: float = GUIDANCE
-    steps: int = 4
-    shift: float = 3.0
-
-    @property
-    def pipeline(self) -> AceStepPipeline:
-        return pipeline_of(self.is_base, self.is_xl)
-
-    @property
-    def rows(self) -> int:
-        """Rows of the pipeline's forward: with guidance the condition and its negative make one."""
-        return 2 if self.is_base else 1
 
 
 CASES = {
@@ -81,81 +51,6 @@ CASES = {
     "cover by an XL base model": Case("cover", is_base=True, is_xl=True),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-
-
-@cache
-def pipeline_of(is_base: bool, is_xl: bool) -> AceStepPipeline:
-    return build_pipeline(is_turbo=not is_base, is_xl=is_xl)
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A run of the pipeline."""
-
-    calls: Sequence[tuple[dict[str, Any], Tensor]]
-    """Every forward of its decoder: the inputs by name, and the velocity."""
-    levels: Sequence[float]
-    """Its own timesteps."""
-    condition: Condition
-    clip: Tensor
-    """Latents `[Tr, C]` of its timbre reference."""
-    source: Tensor | None
-    """Latents `[T, C]` of its source audio, before they become hints."""
-    latents: Tensor
-    """`[T, C]`."""
-
-    @property
-    def noise(self) -> Tensor:
-        return self.calls[0][0]["hidden_states"][0]
-
-    @property
-    def context(self) -> Tensor:
-        return self.calls[0][0]["context_latents"][0]
-
-
-@cache
-def record(case: Case) -> Recording:
-    pipeline = case.pipeline
-    calls: list[tuple[dict[str, Any], Tensor]] = []
-    encoded: list[tuple[dict[str, Any], tuple[Tensor, Tensor]]] = []
-    hooks = [
-        pipeline.transformer.register_forward_hook(
-            lambda module, args, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
-        ),
-        pipeline.condition_encoder.register_forward_hook(
-            lambda module, args, kwargs, output: encoded.append((kwargs, output)), with_kwargs=True
-        ),
-    ]
-    meter = case.metas.meter
-    source = None if case.task == "text2music" else AUDIO.repeat(1, 2)[:, : round(case.seconds * RATE)]
-    start, end = case.span_s or (None, None)
-    try:
-        torch.manual_seed(4)
-        latents = pipeline(
-            case.caption, case.lyrics, case.seconds, task_type=case.task, src_audio=source,
-            reference_audio=AUDIO.flip(1) if case.has_reference else None, repainting_start=start, repainting_end=end,
-            bpm=case.metas.bpm, keyscale=case.metas.key, timesignature=None if meter is None else str(meter),
-            audio_cover_strength=case.cover_strength, num_inference_steps=case.steps, shift=case.shift,
-            guidance_scale=case.guidance if case.is_base else 1.0, output_type="latent",
-        ).audios[0]  # fmt: skip
-    finally:
-        for hook in hooks:
-            hook.remove()
-    source_latents = None
-    if source is not None:
-        # The pipeline samples the codec's posterior, from the global generator and before it draws anything else.
-        torch.manual_seed(4)
-        like = (torch.device("cpu"), torch.float32)
-        source_latents = pipeline.prepare_src_latents(*like, src_audio=source, task_type="repaint")[0][0].detach()
-    inputs, condition = encoded[0]
-    return Recording(
-        calls=calls,
-        levels=pipeline.scheduler.timesteps.tolist(),
-        condition=Condition(*condition),
-        clip=inputs["refer_audio_acoustic_hidden_states_packed"][0],
-        source=source_latents,
-        latents=latents,
-    )
 
 
 # What the decoder is given
@@ -282,7 +177,7 @@ def latents_of(ring: Ring) -> Tensor:
 def test_the_ring_gives_the_pipelines_latents(case):
     """From the engine's own condition and context (of a cover, with the pipeline's hints), to the bit.
 
-    Guided ones as near as sums along time come that are made in another order: the ring's latents are channels-last.
+    Guided ones within rounding: diffusers sums along time in another order, and where guidance divides it takes a reciprocal.
     """
     condition = condition_of(case)
     ring = ring_of(case, tokens=condition.states.shape[1], batch=case.rows)

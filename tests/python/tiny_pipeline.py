@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""diffusers' whole pipeline with random weights, small enough to run in a moment."""
+"""diffusers' whole pipeline with random weights, small enough to run in a moment, and recordings of its runs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from diffusers import AceStepPipeline, AutoencoderOobleck, FlowMatchEulerDiscreteScheduler
@@ -12,8 +17,11 @@ from diffusers.pipelines.ace_step import (
     AceStepConditionEncoder,
 )
 from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+from engine_server.model.conditioning import Condition
+from engine_server.model.prompts import NO_METAS, Metas
 
 WIDTH, CHANNELS, RATE = 32, 8, 800
 """Width of conditions and of the decoder (unless it is XL); latent channels; samples per second, 32 of them to a frame."""
@@ -66,4 +74,107 @@ def _byte_tokenizer() -> PreTrainedTokenizerFast:
     words.add_special_tokens(["<|endoftext|>"])
     return PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="<|endoftext|>", pad_token="<|endoftext|>", padding_side="right"
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A use of the pipeline. The duration is 10 s or more because the prompt tells it, and the model knows no shorter music."""
+
+    task: str = "text2music"
+    seconds: float = 10.0
+    caption: str = "a string quartet"
+    lyrics: str = ""
+    metas: Metas = NO_METAS
+    span_s: tuple[float, float] | None = None
+    has_reference: bool = False
+    cover_strength: float = 1.0
+    is_base: bool = False
+    is_xl: bool = False
+    guidance: float = 7.0
+    steps: int = 4
+    shift: float = 3.0
+
+    @property
+    def pipeline(self) -> AceStepPipeline:
+        return pipeline_of(self.is_base, self.is_xl)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the pipeline's forward: with guidance the condition and its negative make one."""
+        return 2 if self.is_base else 1
+
+
+@cache
+def pipeline_of(is_base: bool, is_xl: bool) -> AceStepPipeline:
+    return build_pipeline(is_turbo=not is_base, is_xl=is_xl)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run of the pipeline."""
+
+    calls: Sequence[tuple[dict[str, Any], Tensor]]
+    """Every forward of its decoder: the inputs by name, and the velocity."""
+    levels: Sequence[float]
+    """Its own timesteps."""
+    condition: Condition
+    clip: Tensor
+    """Latents `[Tr, C]` of its timbre reference."""
+    source: Tensor | None
+    """Latents `[T, C]` of its source audio, before they become hints."""
+    latents: Tensor
+    """`[T, C]`."""
+
+    @property
+    def noise(self) -> Tensor:
+        return self.calls[0][0]["hidden_states"][0]
+
+    @property
+    def context(self) -> Tensor:
+        return self.calls[0][0]["context_latents"][0]
+
+
+@cache
+def record(case: Case) -> Recording:
+    pipeline = case.pipeline
+    calls: list[tuple[dict[str, Any], Tensor]] = []
+    encoded: list[tuple[dict[str, Any], tuple[Tensor, Tensor]]] = []
+    hooks = [
+        pipeline.transformer.register_forward_hook(
+            lambda module, args, kwargs, output: calls.append((kwargs, output[0])), with_kwargs=True
+        ),
+        pipeline.condition_encoder.register_forward_hook(
+            lambda module, args, kwargs, output: encoded.append((kwargs, output)), with_kwargs=True
+        ),
+    ]
+    meter = case.metas.meter
+    source = None if case.task == "text2music" else AUDIO.repeat(1, 2)[:, : round(case.seconds * RATE)]
+    start, end = case.span_s or (None, None)
+    try:
+        torch.manual_seed(4)
+        latents = pipeline(
+            case.caption, case.lyrics, case.seconds, task_type=case.task, src_audio=source,
+            reference_audio=AUDIO.flip(1) if case.has_reference else None, repainting_start=start, repainting_end=end,
+            bpm=case.metas.bpm, keyscale=case.metas.key, timesignature=None if meter is None else str(meter),
+            audio_cover_strength=case.cover_strength, num_inference_steps=case.steps, shift=case.shift,
+            guidance_scale=case.guidance if case.is_base else 1.0, output_type="latent",
+        ).audios[0]  # fmt: skip
+    finally:
+        for hook in hooks:
+            hook.remove()
+    source_latents = None
+    if source is not None:
+        # The pipeline samples the codec's posterior, from the global generator and before it draws anything else.
+        torch.manual_seed(4)
+        like = (torch.device("cpu"), torch.float32)
+        source_latents = pipeline.prepare_src_latents(*like, src_audio=source, task_type="repaint")[0][0].detach()
+    inputs, condition = encoded[0]
+    return Recording(
+        calls=calls,
+        levels=pipeline.scheduler.timesteps.tolist(),
+        condition=Condition(*condition),
+        clip=inputs["refer_audio_acoustic_hidden_states_packed"][0],
+        source=source_latents,
+        latents=latents,
     )

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents that are made from tables are up to date, and no document points to what is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine_server.document import HEAD, parameter_table
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_table_of_parameters_is_documented():
+    written = (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8")
+    assert written == HEAD + parameter_table(), "run: python -m engine_server.document"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_of_a_document_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_files_that_a_document_names_are_there(document):
+    names = re.findall(r"`([\w/]+\.py)`", document.read_text(encoding="utf-8"))
+    everywhere = {path.name for folder in ("engine_server", "shared_protocol", "tests", "hosts", "demo", "examples", "training")
+                  for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    assert not [name for name in names if name.rpartition("/")[2] not in everywhere]
