@@ -8,7 +8,7 @@ BUILD ?= build
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-cpp test-python plugin serve lint format bench clean
+.PHONY: demo test test-cpp test-python plugin serve lint format bench golden clean
 
 demo: plugin ## bounce 30 s of music through the plugin into out/demo
 	$(PY) -m demo.bounce --out out/demo
@@ -34,7 +34,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.golden
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
@@ -42,8 +42,8 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff format .
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format -i
 
-bench: plugin ## speed and memory, as ratios against a baseline in the same run
-	$(PY) -m tests.bench
+bench: $(VENV)/.ready ## speed and memory, as ratios against a baseline in the same run; JSON in out/bench.json
+	$(PY) -m tests.bench --json out/bench.json
 
 $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	scripts/debian-packages
@@ -51,6 +51,9 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
 	touch $@
+
+golden: $(VENV)/.ready ## run reference vectors; DIR=folder
+	$(PY) -m tests.golden $(or $(DIR),tests/golden/sampler)
 
 clean:
 	rm -rf $(BUILD) out

@@ -9,11 +9,11 @@ from engine_server.diffusion.controls import PARAMETERS, Parameter
 
 HEAD = """# Parameters of the sampler
 
-Made from `PARAMETERS` in `engine_server/diffusion/controls.py`; do not edit by hand. *Class* says when a change is heard (S steps, D
-slots):
+Made from `PARAMETERS` in `engine_server/diffusion/controls.py`; do not edit by hand. *Class* says when a change is heard
+(S steps, D slots):
 
-- `step`: onset at the next tick, in every slot in flight; converged when the slots that saw it from their first step finish, S ticks
-  later. These can be shared: `handle.pipeline.set_shared_curve(name, value)`.
+- `step`: onset at the next tick, in every slot in flight; converged when the slots that saw it from their first step finish, S
+  ticks later. These can be shared: `handle.pipeline.set_shared_curve(name, value)`.
 - `submission`: with the first completion of a request made after the change; at most ceil(S/D) + S - 1 ticks.
 - `structure`: between ticks; converged after a warm-up.
 - `output`: with the next decode.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,6 +59,8 @@ class Modulation:
     apg_momentum: CurveLike = -0.75
     apg_norm: str = "time"
     noise_mask: NoiseMask | None = None
+    chunk_mask: CurveLike | None = None
+    """What the decoder is told of each frame: 0, it is kept; anything else, it is to be made, as all are without a mask."""
     channel_gain: Tensor | None = None
     """`[1 or T, C]`, or as `channel_gain` of `engine_server.diffusion.gain` makes it, `[1, 1 or T, C]`."""
     dcw: DcwSettings | None = None
@@ -110,7 +113,7 @@ class Modulation:
         return SlotRequest(
             request_id=request_id,
             noise=noise,
-            context=context,
+            context=self._masked(context),
             conditions=_entries(padded[0], frames),
             negatives=_entries(padded[1], frames) if negative else [],
             source=None if source is None else source.frames,
@@ -162,6 +165,15 @@ class Modulation:
 
         drawn = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _PLAIN}
         return replace(self, **{name: cut(name, value) for name, value in drawn.items() if value is not None})
+
+    def _masked(self, context: Tensor) -> Tensor:
+        if self.chunk_mask is None:
+            return context
+        mask = canonical_curve(self.chunk_mask, len(context), name="chunk_mask", resample=True)[0] != 0
+        if mask.shape[1] != 1:
+            raise ValueError(f"chunk_mask has {mask.shape[1]} channels; one is expected")
+        structure, ones = context.chunk(2, dim=-1)
+        return torch.cat([structure, mask.to(context).expand_as(ones)], dim=-1)
 
     def _mask(self, frames: int) -> LatentMask | None:
         if self.noise_mask is None:

@@ -12,17 +12,10 @@ from __future__ import annotations
 
 import logging
 import math
-import weakref
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import soxr
-import torch
-
-from engine_server.diffusion.curves import CurveLike, canonical_curve
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.intake import Admission
 from engine_server.diffusion.request import SlotRequest
@@ -30,24 +23,18 @@ from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.backends import choose_backend
 from engine_server.model.checkpoint import EMBEDDED, load_checkpoint
-from engine_server.model.codec import describe_peak, with_backend
+from engine_server.model.codec import with_backend
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import LoraLibrary
 from engine_server.model.prompts import Metas
-from engine_server.model.timbre import TimbreReference, timbre_indices
-from engine_server.model.windows import (
-    Span,
-    decode_full,
-    decode_window,
-    encode_full,
-    sliding_windows,
-    stitch_windows,
-    stream_window,
-)
+from engine_server.model.timbre import TimbreReference
+from engine_server.model.windows import Span, sliding_windows, stitch_windows
 from engine_server.modulation import Modulation
+from engine_server.session_audio import SessionAudio
+from engine_server.session_loras import SessionLoras
 from engine_server.session_options import SessionOptions
 from engine_server.stream import SharedControls, StreamHandle
-from engine_server.types import Audio, Conditioning, Latent, PreparedSource
+from engine_server.types import Conditioning, Latent, PreparedSource
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
 log = logging.getLogger(__name__)
@@ -60,11 +47,10 @@ SLIDING_CROSSFADE = FRAMES_PER_SECOND
 COMPILED_SPAN_S = 4.0
 """Length that a compiled codec decodes at once, where no `vae_window` asks for another."""
 
-
 DEFAULT_DCW = DcwSettings()
 
 
-class Session:
+class Session(SessionAudio, SessionLoras):
     """See the module. One thread at a time, but for LoRA strengths and the controls of streams.
 
     model: `embedded`, a folder, or `owner/name` of a hub. decoder_backend, vae_backend: auto, eager, compile or tensorrt.
@@ -92,20 +78,18 @@ class Session:
         checkpoint = load_checkpoint(
             model, device=device, dtype=dtype, backend=decoder_backend, quantization=quantization
         )
-        self.checkpoint = checkpoint
         place = checkpoint.placement.device
         self.backend = choose_backend(decoder_backend, device=place)
         """The decoder's backend, with the reason in words."""
         log.info("decoder %s", self.backend.reason)
-        self.loras = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
         span_s = vae_window + 2 * checkpoint.codec.decoder_margin / FRAMES_PER_SECOND if vae_window else COMPILED_SPAN_S
-        self._codec = with_backend(
+        codec = with_backend(
             checkpoint.codec,
             choose_backend(vae_backend, device=place).backend,
             fixed_span=math.ceil(span_s * FRAMES_PER_SECOND),
         )
-        self._streams: weakref.WeakSet[StreamHandle] = weakref.WeakSet()
-        self._applied: list[str] = []
+        SessionAudio.__init__(self, checkpoint, codec, vae_window)
+        SessionLoras.__init__(self, LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer)))
 
     def __enter__(self) -> Session:
         return self
@@ -120,40 +104,6 @@ class Session:
         for stream in list(self._streams):
             stream.close()
         self.remove_loras()
-
-    @property
-    def sample_rate(self) -> int:
-        """The model's rate in Hz; audio of another is resampled."""
-        return self.checkpoint.codec.sample_rate
-
-    def encode_audio(self, audio: Audio, *, seed: int | None = None) -> Latent:
-        """Latents of audio: the posterior's mean, or with a seed a sample of it."""
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return Latent(encode_full(self._codec, self._at_model_rate(audio).waveform, generator=generator))
-
-    def extract_hints(self, latent: Latent) -> Latent:
-        """The structure of latents, as the decoder takes it: what the 5 Hz codes say, or the latents themselves."""
-        return Latent(self.checkpoint.structure.hints(latent.frames), latent.origin_frame)
-
-    def blend_hints(self, hints: Latent, other: Latent, amount: CurveLike) -> Latent:
-        """Structure moved towards another by a number or a curve in [0, 1]; the other is cut, or prolonged by silence, to fit.
-
-        A curve of another length is stretched. Against `empty_latent` this weakens structure.
-        """
-        curve = canonical_curve(amount, len(hints), name="amount", resample=True)
-        return Latent(self.checkpoint.structure.blend(hints.frames, other.frames, curve), hints.origin_frame)
-
-    def prepare_source(self, audio: Audio) -> PreparedSource:
-        """Latents and structure of a piece of any length, at any rate."""
-        at_rate = self._at_model_rate(audio)
-        latent = self.encode_audio(at_rate)
-        return PreparedSource(latent, self.extract_hints(latent), at_rate.waveform.shape[1])
-
-    def timbre_reference(self, audio: Audio, strength: float = 1.0) -> TimbreReference:
-        """A clip as a timbre reference: three pieces of 10 s of it, as the model was trained with."""
-        waveform = self._at_model_rate(audio).waveform
-        heard = waveform[:, timbre_indices(waveform.shape[1], self.sample_rate)]
-        return TimbreReference(encode_full(self._codec, heard), strength)
 
     def encode_text(
         self,
@@ -190,12 +140,6 @@ class Session:
         """The learned unconditional prompt, in the shape of another: what guidance moves away from."""
         return Conditioning.of(self.checkpoint.conditioner.null(like.first))
 
-    def empty_latent(self, duration: float = 60.0) -> Latent:
-        """The latents of silence. Raises ValueError for no length."""
-        if not (math.isfinite(duration) and duration > 0):
-            raise ValueError(f"duration is {duration}; more than 0 s are expected")
-        return Latent(self.checkpoint.structure.silence(math.ceil(duration * FRAMES_PER_SECOND)))
-
     def generate(
         self,
         *,
@@ -209,15 +153,17 @@ class Session:
         shift: float | None = None,
         method: str = "ode",
         pipeline_depth: int = 1,
+        loras: Mapping[str, float] | None = None,
         **modulation: Any,
     ) -> Latent:
         """One finished generation.
 
         source: a prepared piece, or its parts: `source_latent` (what is transformed) and `context_latent` (the structure that the
         decoder sees). Without either, `duration` seconds are made from nothing. steps, shift: the checkpoint's own by default.
-        modulation: fields of `Modulation`. Pieces beyond 240 s are made in sliding windows, `pipeline_depth` at a time.
+        loras: strengths of applied LoRAs by id, for this generation; those that it does not name have the session's. modulation:
+        fields of `Modulation`. Pieces beyond 240 s are made in sliding windows, `pipeline_depth` at a time.
 
-        Raises ValueError naming the argument that does not fit.
+        Raises ValueError naming the argument that does not fit, DemonError for a LoRA that is not applied.
         """
         if source is not None and (source_latent is not None or context_latent is not None):
             raise ValueError(
@@ -243,6 +189,7 @@ class Session:
             warm="burst",
             has_source=latent is not None,
             seed=seed,
+            loras=loras,
             **modulation,
         )
         try:
@@ -265,12 +212,14 @@ class Session:
         admission: str = Admission.LIVE,
         warm: str = "even",
         has_source: bool = True,
+        loras: Mapping[str, float] | None = None,
         **modulation: Any,
     ) -> StreamHandle:
         """A stream of generations of a source, in flight `pipeline_depth` at a time (by default as many as steps).
 
         dcw: the wavelet correction that all share, None for none. admission, warm: see `StreamPipeline`. has_source: False to
-        show the decoder the source's structure only. modulation: fields of `Modulation`, the base of every request.
+        show the decoder the source's structure only. loras, modulation: strengths by id as in `generate`, and fields of
+        `Modulation`, the base of every request.
         """
         steps = self.checkpoint.settings.steps if steps is None else steps
         shape = RingShape(
@@ -299,78 +248,28 @@ class Session:
             steps=steps,
             shift=self.checkpoint.settings.shift if shift is None else shift,
             method=method,
+            loras=loras,
             **modulation,
         )
         self._streams.add(handle)
         handle.set_adapters(self._strengths())
         return handle
 
-    def decode(self, latent: Latent, *, t_start: float = 0.0, cyclic: bool = False) -> Audio:
-        """Audio of a latent: the session's `vae_window` from `t_start` seconds of it, or all of it if there is no window.
+    def slot_request(
+        self, modulation: Modulation, *, loras: Mapping[str, float] | None = None, **parts: Any
+    ) -> SlotRequest:
+        """The request of a modulation on this checkpoint; parts: see `Modulation.slot_request`.
 
-        cyclic: the latent is a loop, and a window may reach over its end. The window's bits equal the whole's to rounding.
+        Without `loras` it brings no strengths, and hears those that its stream shares. Raises DemonError, see
+        `LoraLibrary.strengths`.
         """
-        if self.options.vae_window == 0:
-            return self.decode_full(latent, cyclic=cyclic)
-        window = stream_window(t_start, self.options.vae_window, len(latent), self.sample_rate, cyclic=cyclic)
-        return self.decode_window(latent, window.span.first, len(window.span), cyclic=cyclic)
-
-    def decode_window(self, latent: Latent, first_frame: int, frames: int, *, cyclic: bool = False) -> Audio:
-        """Audio of some frames of a latent, equal to that part of its whole."""
-        waveform = decode_window(
-            self._codec, latent.frames, first_frame, frames, cyclic=cyclic, silence=self.checkpoint.silence
-        )
-        return self._audio(waveform, latent.origin_frame + first_frame)
-
-    def decode_full(self, latent: Latent, *, cyclic: bool = False) -> Audio:
-        """Audio of a whole latent. Samples above full scale are kept, and said in the log."""
-        waveform = decode_full(self._codec, latent.frames, cyclic=cyclic, silence=self.checkpoint.silence)
-        audio = self._audio(waveform, latent.origin_frame)
-        if audio.peak > 1.0:
-            log.warning("the audio %s", describe_peak(audio.peak))
-        return audio
-
-    def apply_lora(self, path: str | Path, scale: float = 1.0) -> str:
-        """Put a LoRA on top of those that are applied; its id. Heard by every stream at its next tick.
-
-        Raises DemonError, see `LoraLibrary`.
-        """
-        lora = self.loras.register(Path(path))
-        self.loras.enable(lora, scale)
-        self._applied = [other for other in self._applied if other != lora] + [lora]
-        self._share_strengths()
-        return lora
-
-    def set_lora_strength(self, lora: str, strength: float) -> None:
-        """Change the strength of an applied LoRA, without any pause. Heard by every stream at its next tick."""
-        self.loras.set_strength(lora, strength)
-        self._share_strengths()
-
-    def remove_last_lora(self) -> str | None:
-        """Take out the LoRA that was applied last; its id, or None if there is none."""
-        if not self._applied:
-            return None
-        lora = self._applied.pop()
-        self.loras.set_strength(lora, 0.0)
-        self._share_strengths()  # its column may be another LoRA's from now on
-        self.loras.remove(lora)
-        self._share_strengths()
-        return lora
-
-    def remove_loras(self) -> None:
-        """Take out all LoRAs: from now on results are bit for bit those of the bare checkpoint."""
-        while self.remove_last_lora() is not None:
-            pass
-
-    def slot_request(self, modulation: Modulation, **parts: Any) -> SlotRequest:
-        """The request of a modulation on this checkpoint; parts: see `Modulation.slot_request`."""
         conditioning = parts["conditioning"]
         structure = parts.pop("structure")
         return modulation.slot_request(
             null=self.null_conditioning(conditioning),
             context=self.checkpoint.structure.cover_context(structure.frames),
             tokens=self.checkpoint.settings.condition_tokens,
-            adapters=self._strengths(),
+            adapters=None if loras is None else self._strengths(loras),
             **parts,
         )
 
@@ -388,22 +287,3 @@ class Session:
     def forget(self, stream: StreamHandle) -> None:
         """The stream is closed."""
         self._streams.discard(stream)
-
-    def _strengths(self) -> torch.Tensor | None:
-        strengths = self.loras.strengths()
-        return strengths if len(strengths) else None
-
-    def _share_strengths(self) -> None:
-        for stream in list(self._streams):
-            stream.set_adapters(self._strengths())
-
-    def _audio(self, waveform: torch.Tensor, first_frame: int) -> Audio:
-        return Audio(waveform.cpu(), self.sample_rate, first_frame * self._codec.hop)
-
-    def _at_model_rate(self, audio: Audio) -> Audio:
-        if audio.sample_rate == self.sample_rate:
-            return audio
-        samples = soxr.resample(
-            audio.waveform.T.contiguous().numpy(), audio.sample_rate, self.sample_rate, quality="VHQ"
-        )
-        return Audio(torch.from_numpy(np.ascontiguousarray(samples.T, dtype=np.float32)), self.sample_rate)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine_server.session import Session
 
 MODULATION_FIELDS = frozenset(f.name for f in fields(Modulation))
-OVERRIDES = frozenset({"seed", "steps", "shift", "method"}) | MODULATION_FIELDS
+OVERRIDES = frozenset({"seed", "steps", "shift", "method", "loras"}) | MODULATION_FIELDS
 """What `tick` takes."""
 SEEDS = 1 << 64
 
@@ -174,6 +174,7 @@ class StreamHandle:
             source, structure = source.part(*cut), structure.part(*cut)
         return self._session.slot_request(
             modulation,
+            loras=given.get("loras"),
             request_id=number,
             noise=noise,
             conditioning=conditioning,
@@ -186,7 +187,10 @@ class StreamHandle:
         )
 
     def set_adapters(self, strengths: Tensor | None) -> None:
-        """LoRA strengths of everything in flight and to come, from the next tick on; called by the session."""
+        """LoRA strengths of everything in flight and to come that names none of its own, from the next tick on.
+
+        Called by the session.
+        """
         self.pipeline.set_adapters(strengths)
 
 

@@ -16,11 +16,11 @@ from engine_server.diffusion.rows import RingShape
 def frame_curve(
     value: CurveLike, frames: int, name: str, low: float | None = None, high: float | None = None
 ) -> Tensor:
-    """`canonical_curve` as `[1 or T, 1]`: a value per frame, the same for all channels."""
+    """`canonical_curve` as `[1 or T, 1]`, its own copy: a value per frame, the same for all channels."""
     curve = canonical_curve(value, frames, name=name, lo=low, hi=high)[0]
     if curve.shape[1] != 1:
         raise ValueError(f"{name} has {curve.shape[1]} values per frame; 1 is expected")
-    return curve
+    return curve.clone()
 
 
 def checked_tensor(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,8 @@ from engine_server.diffusion.decoder import Decoder, Encoded
 from engine_server.diffusion.prepare import PreparedCondition
 from engine_server.diffusion.rows import RingShape, upload
 
+MOST_GATHERED = 4
+"""Selections of rows that a bank keeps gathered: the batches of a tick, each a copy of its conditions at worst."""
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
@@ -72,6 +74,7 @@ class ConditionBank:
         self._mask = torch.zeros(depth, shape.tokens, dtype=torch.bool, device=device)
         self._weight = torch.ones(depth, shape.frames, 1, device=device)
         self._encoded: Encoded | None = None
+        self._gathered: dict[bytes, Encoded] = {}
         self._slot = np.full(depth, -1, dtype=np.int64)
         self._order = np.zeros(depth, dtype=np.int64)
         self._negative = np.zeros(depth, dtype=bool)
@@ -105,6 +108,7 @@ class ConditionBank:
             self._weight[row] = 1.0 if condition.weight is None else condition.weight
             for bank, new in zip(self._encoded, encoded, strict=True):
                 bank[row] = new[k]
+        self._gathered.clear()
 
     def clear(self, slot: int) -> None:
         """Forget a slot's conditions."""
@@ -127,6 +131,7 @@ class ConditionBank:
     def replace_encoded(self, encoded: Encoded | None) -> None:
         """Take what `encoded_again` gave."""
         self._encoded = encoded
+        self._gathered.clear()
 
     def plan(self, step: Ints, steps: Ints, due: Flags, wants_negative: Flags) -> ForwardPlan:
         """Which conditions the due slots need at their step; all arguments `[D]`, at least one slot due.
@@ -152,9 +157,17 @@ class ConditionBank:
         return ForwardPlan(rows, slots, _select(rows[:positives], slots[:positives], 0, depth), negative)
 
     def encoded_rows(self, rows: Ints) -> Encoded:
-        """What the decoder's `encode` gave for these bank rows."""
+        """What the decoder's `encode` gave for these bank rows; not to be written to.
+
+        Rows that had to be gathered are kept until a condition changes: most ticks ask for those of the tick before.
+        """
         assert self._encoded is not None
-        return tuple(take_rows(tensor, rows) for tensor in self._encoded)
+        key = rows.tobytes()
+        if key not in self._gathered:
+            if len(self._gathered) >= MOST_GATHERED:
+                self._gathered.clear()
+            self._gathered[key] = tuple(take_rows(tensor, rows) for tensor in self._encoded)
+        return self._gathered[key]
 
     def blend(self, output: Tensor, selection: Selection, shared_weights: Sequence[Tensor] | None = None) -> Tensor:
         """The velocity `[D, T, C]` of every slot from a forward's output `[N, T, C]`.

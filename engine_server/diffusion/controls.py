@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Step-time control: values shared by all slots, read as one immutable snapshot per tick; and the table of all parameters.
 
-A shared value takes the place of every slot's own, in flight or yet to come, until it is cleared.
+A shared value takes the place of every slot's own, in flight or yet to come, until it is cleared. Two are otherwise: a wavelet
+correction and LoRA strengths of a slot's own stay its own.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ PARAMETERS: Mapping[str, Parameter] = _table(
     ("channel_gain", _STEP, "latent", None, None, None, "Gain per channel of what the decoder hears."),
     ("dcw", _STEP, "settings", None, None, None, "Wavelet correction, on slots without settings of their own."),
     ("solver", _STEP, "choice", None, None, "ode", "ode or sde."),
-    ("adapters", _STEP, "curve", None, None, None, "Strength of each LoRA."),
+    ("adapters", _STEP, "curve", None, None, None, "Strength of each LoRA, on slots without strengths of their own."),
     ("seed", _SUBMISSION, "integer", 0, None, None, "Where the noise comes from."),
     ("denoise", _SUBMISSION, "curve", 0.0, 1.0, 1.0, "How far each frame travels from the source."),
     ("steps", _SUBMISSION, "integer", 1, 50, 8, "Steps of the schedule."),
@@ -120,6 +121,7 @@ class Snapshot:
         """Features that the shared values may bring to slots which do not use them by themselves."""
         curves = self.curves
         used = {
+            "velocity_scale": "velocity_scale" in curves,
             "source": "source_blend" in curves or "sde_denoise_curve" in curves,
             "sde": self.solver == "sde" or "sde_denoise_curve" in curves,
             "ode_noise": "ode_noise" in curves,
@@ -145,8 +147,8 @@ class Snapshot:
         return rows.override(shared)
 
     def strengths_of(self, slot: PreparedSlot) -> Tensor | None:
-        """Adapter strengths of a slot, `[A]` on the host: the shared ones, or its own."""
-        return slot.adapters if self.adapters is None else self.adapters
+        """Adapter strengths of a slot, `[A]` on the host: its own, or the shared ones."""
+        return self.adapters if slot.adapters is None else slot.adapters
 
     def dcw_of(self, slot: PreparedSlot | None) -> DcwSettings | None:
         """Wavelet correction of a slot: its own, or the shared one."""
@@ -240,8 +242,8 @@ def _check(name: str, value: SharedValue, shape: RingShape, device: torch.device
     if name == "temporal_weights":
         weights = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return tuple(
-            frame_curve(weight, shape.frames, f"temporal_weights[{k}]", row.low, row.high)[None].to(device).clone()  # type: ignore[arg-type]
+            frame_curve(weight, shape.frames, f"temporal_weights[{k}]", row.low, row.high)[None].to(device)  # type: ignore[arg-type]
             for k, weight in enumerate(weights)
         )
     frames = 1 if row.kind == "number" else shape.frames
-    return frame_curve(value, frames, name, row.low, row.high)[None].to(device).clone()  # type: ignore[arg-type]
+    return frame_curve(value, frames, name, row.low, row.high)[None].to(device)  # type: ignore[arg-type]

@@ -64,14 +64,17 @@ def project(v_positive: Tensor, v_negative: Tensor, memory: Tensor, rows: Guidan
     """The guided velocity `[R, T, C]` and the new memory of the direction.
 
     Keeps only the part of the direction that is orthogonal to the positive velocity along time. The projection runs in
-    float64, as the base model's does.
+    float64, as the base model's does. Bit for bit diffusers' `normalized_guidance` in float32 on the CPU: the sums run over
+    adjacent values, because the order of a sum shows in its last bits, and a reciprocal takes the place of the division.
     """
     memory = (v_positive - v_negative) + rows.momentum * memory
-    length = memory.norm(p=2, dim=1, keepdim=True)
-    direction = (memory * torch.clamp(rows.threshold / length, max=1.0)).double()
-    unit = torch.nn.functional.normalize(v_positive.double(), dim=1, eps=_EPSILON)
-    orthogonal = direction - (direction * unit).sum(dim=1, keepdim=True) * unit
-    return v_positive + (rows.scale - 1.0) * orthogonal.to(v_positive.dtype), memory
+    direction, positive = (latent.transpose(1, 2).contiguous() for latent in (memory, v_positive))
+    length = direction.norm(p=2, dim=2, keepdim=True)
+    direction = (direction * torch.clamp(length.reciprocal() * rows.threshold, max=1.0)).double()
+    unit = torch.nn.functional.normalize(positive.double(), dim=2, eps=_EPSILON)
+    orthogonal = direction - (direction * unit).sum(dim=2, keepdim=True) * unit
+    across = orthogonal.to(v_positive.dtype).transpose(1, 2).contiguous()  # sums further on depend on the layout, too
+    return v_positive + (rows.scale - 1.0) * across, memory
 
 
 def rescale(v: Tensor, v_positive: Tensor, share: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class PreparedCondition:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlot:
-    """A request, checked and turned into what the ring stores, still on the CPU. Its latents are copies."""
+    """A request, checked and turned into what the ring stores, still on the CPU. Its latents and curves are copies."""
 
     request: SlotRequest
     """As it was handed in."""
@@ -271,6 +271,7 @@ def _features(
     request: SlotRequest, curves: dict[str, Tensor], start: Tensor, first: float, mode: GuidanceMode
 ) -> frozenset[str]:
     used = {
+        "velocity_scale": bool((curves["velocity_scale"] != 1).any()),
         "mask": request.mask is not None,
         "target": request.target is not None,
         "source": request.source is not None and bool((curves["source_blend"] != 1).any()),

@@ -25,6 +25,7 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.rows import RingShape, StepRows, StepTimes, upload
 from engine_server.diffusion.slots import AdapterRows, HostRows, RingState, Step, StepNoise, resized
 from engine_server.diffusion.step import advance, hold_masked
+from engine_server.diffusion.threads import one_thread
 
 DEFAULT_BATCH = 4
 """Rows of a forward. The smallest batch at which a row's bits were seen not to depend on its neighbours (float32 on CPUs)."""
@@ -83,6 +84,7 @@ class Ring:
         self._context = torch.zeros(*latent[:2], 2 * shape.channels, device=self._device)
         self._fitted: Snapshot | None = None
         self._settled_version: int | None = None
+        self._shared_adapters: Tensor | None = None
         self._features: frozenset[str] = frozenset()
         self._dcw: DcwPlan | None = None
 
@@ -208,41 +210,64 @@ class Ring:
 
     def _moved(self, due: Flags, snapshot: Snapshot, plan: ForwardPlan) -> RingState:
         """The state after a step of the due slots."""
-        host, features = self._host, self._features
+        features, small = self._features, self._state.x.numel()
         rows = snapshot.apply(self._rows)
-        at = StepTimes.from_table(host.times(due), self._device)
-        x = hold_masked(self._state.x, rows, at) if "mask" in features else self._state.x
+        with one_thread(small):
+            at = StepTimes.from_table(self._host.times(due), self._device)
+            x = hold_masked(self._state.x, rows, at) if "mask" in features else self._state.x
+            inputs = self._inputs(x * rows.channel_gain if "gain" in features else x, at.now, plan)
+        output = self._forward(inputs)
+        with one_thread(small):
+            v, memory, kept = self._guided(output, rows, due, snapshot, plan)
+            moved = advance(x, v, rows, at, self._noise.at(self._host.step), self._dcw, features)
+            if not due.all():
+                moved = torch.where(self._flags(due), moved, self._state.x)
+        return RingState(moved, memory, kept)
 
-        output = self._forward(x * rows.channel_gain if "gain" in features else x, at.now, plan)
+    def _inputs(self, x: Tensor, now: Tensor, plan: ForwardPlan) -> list[tuple[object, ...]]:
+        """The decoder's arguments for the planned rows, in batches of one fixed size; the last is filled with a repeated row."""
+        padding = -len(plan.rows) % self._batch
+        rows, slots = (np.concatenate([each, np.repeat(each[:1], padding)]) for each in (plan.rows, plan.slots))
+        inputs: list[tuple[object, ...]] = []
+        for first in range(0, len(rows), self._batch):
+            slot = slots[first : first + self._batch]
+            inputs.append(
+                (
+                    take_rows(x, slot),
+                    take_rows(now, slot)[:, 0, 0],
+                    take_rows(self._context, slot),
+                    self._bank.encoded_rows(rows[first : first + self._batch]),
+                    None if self._adapters.table is None else take_rows(self._adapters.table, slot),
+                )
+            )
+        return inputs
+
+    def _forward(self, inputs: list[tuple[object, ...]]) -> Tensor:
+        """The decoder's velocity of all batches, `[N, T, C]`.
+
+        Contiguous, however the decoder lays it out: slots are views of it or gathered from it, and the order of a sum along
+        time, which shows in its last bits, follows from the layout.
+        """
+        if len(inputs) == 1:
+            return self._decoder(*inputs[0]).contiguous()  # type: ignore[arg-type]
+        # Copied at once: a decoder may hand out the same buffer every time.
+        return torch.cat([self._decoder(*batch).clone() for batch in inputs]).contiguous()  # type: ignore[arg-type]
+
+    def _guided(
+        self, output: Tensor, rows: StepRows, due: Flags, snapshot: Snapshot, plan: ForwardPlan
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Every slot's velocity from the forward's output, and the guidance memory and negative velocity that it keeps."""
+        host, memory, kept = self._host, self._state.memory, self._state.kept_negative
         v = self._bank.blend(output, plan.positive, snapshot.temporal_weights)
-        is_due, memory, kept = self._flags(due), self._state.memory, self._state.kept_negative
         if plan.negative is not None:
             kept = torch.where(self._flags(host.wants_negative(due)), self._bank.blend(output, plan.negative), kept)
-        if "guidance" in features:
+        if "guidance" in self._features:
             settings = GuidanceRows(rows.guidance, rows.apg_momentum, rows.cfg_rescale, rows.apg_threshold)
             v_negative = torch.where(self._flags(host.is_self), rows.initial_noise, kept)
             guided, updated = guide(v, v_negative, memory, settings)
             v = torch.where(rows.has_guidance, guided, v)
-            memory = torch.where(is_due & rows.has_guidance, updated, memory)
-        moved = advance(x, v, rows, at, self._noise.at(host.step), self._dcw, features)
-        return RingState(torch.where(is_due, moved, self._state.x), memory, kept)
-
-    def _forward(self, x: Tensor, now: Tensor, plan: ForwardPlan) -> Tensor:
-        """The decoder's velocity of the planned rows `[N, T, C]`, in batches of one fixed size."""
-        padding = -len(plan.rows) % self._batch
-        rows, slots = (np.concatenate([each, np.repeat(each[:1], padding)]) for each in (plan.rows, plan.slots))
-        velocity = x.new_empty(len(rows), *x.shape[1:])
-        for first in range(0, len(rows), self._batch):
-            row, slot = rows[first : first + self._batch], slots[first : first + self._batch]
-            # Copied at once: a decoder may hand out the same buffer every time.
-            velocity[first : first + self._batch] = self._decoder(
-                take_rows(x, slot),
-                take_rows(now, slot)[:, 0, 0],
-                take_rows(self._context, slot),
-                self._bank.encoded_rows(row),
-                None if self._adapters.table is None else take_rows(self._adapters.table, slot),
-            )
-        return velocity
+            memory = torch.where(self._flags(due) & rows.has_guidance, updated, memory)
+        return v, memory, kept
 
     def _flags(self, flags: Flags) -> Tensor:
         return upload(flags, self._device)[:, None, None]
@@ -261,10 +286,14 @@ class Ring:
                 self._noise.settle(row, slot, snapshot.noise_of(slot))
         wanted = [None if slot is None else snapshot.strengths_of(slot) for slot in self._slots]
         changed = self._adapters.changed(wanted)
+        if snapshot.adapters is not self._shared_adapters:
+            # Set anew: even equal strengths may be those of other adapters, in the columns of some that were removed.
+            changed |= np.array([one is not None and one is snapshot.adapters for one in wanted], dtype=bool)
         if changed.any():
             self._bank.replace_encoded(self._bank.encoded_again(changed, self._adapters.stack(wanted)))
             self._adapters.take(wanted)
         self._features, self._dcw, self._settled_version = features, dcw, snapshot.version
+        self._shared_adapters = snapshot.adapters
 
     def _release(self, row: int) -> Completion:
         slot = self._slots[row]

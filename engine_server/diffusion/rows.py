@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-FEATURES = ("mask", "target", "source", "sde", "ode_noise", "late_frames", "guidance", "gain")
+FEATURES = ("velocity_scale", "mask", "target", "source", "sde", "ode_noise", "late_frames", "guidance", "gain")
 """Parts of a step that are left out of a tick when no slot uses them. A row that carries neutral values comes out the same."""
 
 

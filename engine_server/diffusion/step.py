@@ -62,12 +62,13 @@ def advance(
     The order: velocity scale, clean estimate, mask, x0 target, source blend, solver, wavelet correction, frames that ride the
     source path. On the last step, frames of which nothing was left to the model end exactly on what holds them.
     """
-    scaled = v * rows.velocity_scale
+    scaled = v * rows.velocity_scale if "velocity_scale" in features else v
     estimate = clean_estimate(x, scaled, at.now)
     blended, free_share = _blend_estimate(estimate, rows, at, features)
     moved = _integrate(x, scaled, estimate, blended, rows, at, fresh_noise, features)
     if dcw is not None:
-        moved = apply_dcw(dcw, moved, clean_estimate(x, v, at.now), at.now)
+        unscaled = estimate if scaled is v else clean_estimate(x, v, at.now)
+        moved = apply_dcw(dcw, moved, unscaled, at.now)
     if free_share is not None:
         moved = torch.where(at.is_last & (free_share == 0.0), blended, moved)
     if "late_frames" in features:

@@ -57,7 +57,8 @@ def make_decoder(
 ) -> Decoder:
     """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 Linears.
 
-    A compiled decoder compiles at the first forward of each shape, for tens of seconds. Raises ValueError for unknown names,
+    A compiled decoder compiles at the first forward of each shape, for tens of seconds; its last bits may depend on a row's place
+    in the batch, because compiled loops are split between threads without regard to rows. Raises ValueError for unknown names,
     and DemonError `E_BACKEND` for what this version, this machine or this combination cannot run.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:

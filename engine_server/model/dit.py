@@ -4,7 +4,7 @@
 The same function as diffusers' own forward, bit for bit in float32 on the CPU when nothing is padded, with these differences.
 Padded condition tokens are masked out of cross-attention, so that a row's result depends on its own condition only. What
 depends on the condition alone (keys and values of every cross-attention) is computed once per condition, by `encode`; what
-depends on shapes alone (rotary tables, the band of the sliding layers) once per length; and the second timestep, which at
+depends on shapes alone (rotary tables, the band of the sliding layers) once per length in use; and the second timestep, which at
 inference always equals the first, is a constant of the model. Low-rank adapters run beside the Linears, per row.
 There is no dropout, in training neither.
 """
@@ -32,6 +32,8 @@ from engine_server.model.dit_block import (
 )
 
 Velocity = Callable[..., Tensor]
+MOST_LENGTHS = 4
+"""Lengths whose tables are remembered: a band takes `4 S^2` bytes in float32, and a long session meets many lengths."""
 
 
 def velocity(
@@ -51,7 +53,11 @@ def velocity(
     embedding, modulation = embed_time(model.time_embed, t, adapters)
     embedding, modulation = embedding + second_time[0], modulation + second_time[1]
     bias, keys, values = condition
-    hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2).contiguous()
+    hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
+    if (
+        len(hidden) > 1
+    ):  # a single row keeps diffusers' layout, in which matrix products of few tokens round differently
+        hidden = hidden.contiguous()
     for index, layer in enumerate(model.layers):
         hidden = block(layer, hidden, modulation, tables, (bias, keys[:, index], values[:, index]), adapters)
     shift, scale = (model.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
@@ -146,11 +152,13 @@ class DitForward:
         return self._second_times[key]
 
     def _shape_tables(self, tokens: int, like: Tensor) -> Tables:
-        """Rotary tables and band for a number of tokens, computed once per length."""
+        """Rotary tables and band for a number of tokens, remembered for the lengths used last."""
         key = (tokens, like.dtype, like.device)
-        if key not in self._tables:
-            self._tables[key] = shape_tables(self._model, tokens, like)
-        return self._tables[key]
+        tables = self._tables.pop(key, None) or shape_tables(self._model, tokens, like)
+        self._tables[key] = tables
+        if len(self._tables) > MOST_LENGTHS:
+            del self._tables[next(iter(self._tables))]
+        return tables
 
 
 @torch.inference_mode(False)

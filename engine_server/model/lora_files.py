@@ -27,6 +27,8 @@ FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 """What PEFT and diffusers call the file in a folder that is named after the LoRA."""
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 NUMBERS = ("F64", "F32", "F16", "BF16")
+WHOLE = ("I64", "I32")
+"""Types that an alpha may have besides: trainers store a whole number as it was given."""
 SHOWN = 4
 """Keys that an error lists."""
 
@@ -125,9 +127,10 @@ def read_header(path: Path, targets: Shapes) -> LoraHeader:
         shapes = {key: tuple(int(size) for size in part.get_shape()) for key, part in slices.items()}
         types = {key: str(part.get_dtype()) for key, part in slices.items()}
         metadata: dict[str, str] = dict(file.metadata() or {})
-    if coded := [key for key, kind in types.items() if kind not in NUMBERS]:
+    taken = {key: (*NUMBERS, *WHOLE) if key.endswith(".alpha") else NUMBERS for key in types}
+    if coded := [key for key, kind in types.items() if kind not in taken[key]]:
         raise DemonError(
-            "E_LORA_KIND", f"{path}: {coded[0]} is stored as {types[coded[0]]}; {', '.join(NUMBERS)} are taken"
+            "E_LORA_KIND", f"{path}: {coded[0]} is stored as {types[coded[0]]}; {', '.join(taken[coded[0]])} are taken"
         )
     modules = _modules(path, shapes)
     entries = _entries(path, modules, targets)

@@ -46,7 +46,7 @@ class LoraEntry:
     content_hash: str | None
     """SHA-256 of the file (see `lora_files.content_hash`); None until something has read the whole of it."""
     metadata: Mapping[str, Any]
-    """What the file says of itself, overridden by its sidecar `<stem>.metadata.json`, or with `trigger` from `.trigger.txt`."""
+    """What the file says of itself, overridden by its sidecar `<stem>.metadata.json`; or `trigger_words` from `.trigger.txt`."""
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from engine_server.audio_info import KEYS
 from engine_server.model import conditioning as model_conditioning
 from engine_server.model.prompts import BPM_RANGE, DURATION_RANGE_S, METERS, TRACK_NAMES, TRACK_TASKS, TURBO_TASKS
 from engine_server.model.timbre import TimbreReference
-from engine_server.nodes.audio_info import KEYS
 from engine_server.nodes.definition import Kind, NodeParam, NodePort, Wire
 from engine_server.nodes.node import Node, node
 from engine_server.nodes.types import ClipHandle, ModelHandle, TextEmbed

@@ -112,6 +112,10 @@ class DCWConfig(Node):
         NodePort("x0_target", Wire.LATENT, required=False, description="What the clean estimate is drawn to."),
         NodePort("x0_target_curve", Wire.CURVE, required=False, description="How far, growing from the gate on."),
         NodePort("guidance_curve", Wire.CURVE, required=False, description="Guidance scale; switches guidance on."),
+        NodePort(
+            "chunk_mask", Wire.MASK, required=False,
+            description="What the decoder is told of each frame: 0 is kept, anything else is to be made.",
+        ),
     ),
     outputs=(NodePort("modulation", Wire.MODULATION),),
     params=(

@@ -57,7 +57,6 @@ with Graph() as graph:
 | `project_root` of LoadModel | `config_path` takes any folder. |
 | `use_flash_attention`, `compile_decoder`, `compile_vae` of LoadModel | The backends say it. |
 | `offload_to_cpu`, `offload_text_encoder` of LoadModel | There is no offloading. |
-| `chunk_mask` of Modulation | The Session has no argument for it; SetLatentNoiseMask keeps frames as they are. |
 
 """
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine_server.diffusion.dcw import DcwSettings
+from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.request import LatentMask
 from engine_server.diffusion.schedule import start_level
 from shared_protocol.lanes import load_lanes

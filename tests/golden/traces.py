@@ -97,7 +97,7 @@ def check_hetero_stream(data: Any, traces: Any) -> Iterator[tuple[str, float]]:
         )
         for number, (name, seed) in enumerate(zip(case["names"], case["seeds"], strict=True))
     ]
-    results = {}
+    results: dict[Any, torch.Tensor] = {}
     while waiting or ring.busy:
         if waiting and ring.has_free_slot():
             ring.admit(waiting.pop(0))

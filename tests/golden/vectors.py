@@ -108,7 +108,7 @@ def check_ode_euler(data: Vectors) -> Iterator[Outcome]:
             ode_noise=curve_named(case["ode_noise"], data, "on_curve"),
         )
         noise = data["noise"][k : k + 1]
-        ours = advance(data["xt"], data["vt"], rows, times(case), noise, None, {"ode_noise"})
+        ours = advance(data["xt"], data["vt"], rows, times(case), noise, None, {"velocity_scale", "ode_noise"})
         yield Outcome(described(case), difference(ours[0], data["out"][k]), 1e-5)
 
 
@@ -192,7 +192,7 @@ def check_apg(data: Vectors) -> Iterator[Outcome]:
 
 
 def check_dcw(data: Vectors) -> Iterator[Outcome]:
-    scalers = {
+    scalers: dict[str, tuple[Any, Any]] = {
         "default": (0.05, 0.02),
         "big": (0.4, 0.25),
         "neg": (-0.2, 0.1),

@@ -20,6 +20,11 @@ from engine_server.diffusion.ring import Completion, Ring
 from engine_server.diffusion.rows import RingShape
 
 T, C, L, E = 12, 8, 5, 6
+BINARY = np.array([1, 0, 0] * (T // 3), dtype=np.float32)
+"""A curve that holds two frames of three."""
+STRONG_DCW = DcwSettings(scaler=0.4, high_scaler=0.3)
+CORRECTIONS = [None, STRONG_DCW, DcwSettings(mode="pix", scaler=0.3), DcwSettings(wavelet="db4", mag_phase=0.5)]
+"""A correction of each kind, and none."""
 
 
 class Affine:
@@ -94,6 +99,13 @@ class OneBuffer(Nonlinear):
         if self._buffer.shape != v.shape:
             self._buffer = torch.empty_like(v)
         return self._buffer.copy_(v)
+
+
+class ChannelsFirst(Nonlinear):
+    """Hands out velocities that lie channels first in memory, as a convolution leaves them."""
+
+    def __call__(self, *args: object) -> Tensor:
+        return super().__call__(*args).transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def ring_shape(depth: int = 4, frames: int = T) -> RingShape:

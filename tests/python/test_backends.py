@@ -18,9 +18,10 @@ CPU = torch.device("cpu")
 
 
 def tiny_transformer():
+    """Heads of 64 bytes: with shorter ones, torch's attention on the CPU depends on where in memory a row lies."""
     torch.manual_seed(0)
     return AceStepTransformer1DModel(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
         sliding_window=6,
     ).eval()  # fmt: skip
 
@@ -90,14 +91,15 @@ def test_a_compiled_decoder_is_close_to_eager_and_keeps_rows_apart():
     bank.add({name: (torch.randn(2, 32) / 6, torch.randn(32, 2) / 2)})
     eager = make_decoder(model, backend="eager", adapters=bank)
     compiled = make_decoder(model, backend="compile", adapters=bank)
-    inputs, strengths = draw(model, 4, 21), torch.tensor([[0.0], [1.0], [0.5], [0.0]])
+    inputs, strengths = draw(model, 4, 40), torch.tensor([[0.0], [1.0], [0.5], [0.0]])
     together = run(compiled, inputs, strengths)
     torch.testing.assert_close(together, run(eager, inputs, strengths), atol=1e-5, rtol=1e-5)
-    mixed = with_row_of(inputs, draw(model, 4, 21, seed=9), 1)
+    mixed = with_row_of(inputs, draw(model, 4, 40, seed=9), 1)
     assert torch.equal(run(compiled, mixed, strengths)[1], together[1])
     order = torch.tensor([2, 0, 3, 1])
     moved = run(compiled, tuple(part[order] for part in inputs), strengths[order])
-    assert torch.equal(moved, together[order])
+    # Not to the bit: compiled loops are split between threads without regard to rows.
+    torch.testing.assert_close(moved, together[order], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

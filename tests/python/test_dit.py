@@ -9,14 +9,14 @@ from diffusers.models import AceStepTransformer1DModel
 from torch import nn
 
 from engine_server.model.checkpoint import ASSETS
-from engine_server.model.dit import DitForward
+from engine_server.model.dit import MOST_LENGTHS, DitForward
 from engine_server.model.lora import AdapterBank
 
 SIZES = {
-    "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
+    "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
     # Like XL: attention width 64, hidden width 40, condition width 24.
     "xl": {
-        "hidden_size": 40, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 8, "encoder_hidden_size": 24,
+        "hidden_size": 40, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "encoder_hidden_size": 24,
     },
 }  # fmt: skip
 TOKENS = 13
@@ -80,6 +80,16 @@ def test_lengths_and_batch_sizes_can_alternate_on_one_forward():
     for rows, frames in ((1, 20), (4, 41), (4, 20), (1, 20)):
         inputs = draw(model, rows, frames)
         assert torch.equal(ours(forward, *inputs), theirs(model, *inputs))
+
+
+@torch.no_grad()
+def test_a_session_of_many_lengths_remembers_the_tables_of_the_last_few_only():
+    forward, inputs = DitForward(build()), draw(build(), 1, 60)
+    before = ours(forward, *inputs)
+    for frames in range(20, 44, 2):
+        ours(forward, *draw(build(), 1, frames))
+    assert len(forward._tables) == MOST_LENGTHS
+    assert torch.equal(ours(forward, *inputs), before)
 
 
 @torch.no_grad()

@@ -168,6 +168,14 @@ def test_alpha_tensors_come_before_settings_and_settings_before_plain_metadata(t
     assert torch.equal(plain.factors[GATE][1], pairs[GATE][1] * (2.0 / RANK))
 
 
+def test_an_alpha_stored_as_a_whole_number_is_taken(tmp_path, pairs, targets):
+    tensors = keyed(pairs, kohya_name, "lora_down.weight", "lora_up.weight", alpha=2)
+    assert tensors[f"{kohya_name(GATE)}.alpha"].dtype == torch.int64
+    lora = read_lora(write(tmp_path / "a.safetensors", tensors), targets)
+    assert lora.alpha == 2.0
+    assert torch.equal(lora.factors[GATE][1], pairs[GATE][1] * (2.0 / RANK))
+
+
 def test_a_kohya_file_ignores_a_peft_configuration_that_happens_to_lie_beside_it(tmp_path, pairs, targets):
     write_config(tmp_path, r=99, lora_alpha=99)
     path = write(tmp_path / "a.safetensors", keyed(pairs, kohya_name, "lora_down.weight", "lora_up.weight", ALPHA))

@@ -11,9 +11,9 @@ import soundfile
 import torch
 from safetensors.torch import save_file
 
+from engine_server.audio_info import KEYS, RATE, estimate_key, estimate_tempo, mono
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.nodes import NODE_TYPES, node_type, validate_connection
-from engine_server.nodes.audio_info import KEYS, RATE, estimate_key, estimate_tempo, mono
 from engine_server.nodes.definition import Kind, NodeDefinition, NodeParam, NodePort, Wire, may_connect
 from engine_server.nodes.document import document
 from engine_server.nodes.node import Node, node

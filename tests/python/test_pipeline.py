@@ -262,6 +262,18 @@ def test_a_request_begins_with_what_it_was_handed_in_with():
     assert torch.equal(stream.drain()[0].latent, expected)
 
 
+def test_a_caller_may_go_on_drawing_on_the_curves_of_a_request_that_waits():
+    values = {"velocity_scale": 0.5, "source_blend": 0.7, "ode_noise": 0.2}
+    expected = alone(request(**values, conditions=[prompt(1, weight=0.4), prompt(2)]))
+    drawn = {name: np.full(T, value, dtype=np.float32) for name, value in values.items()}
+    weight = torch.full((T,), 0.4)
+    stream = pipeline()
+    stream.submit(request(**drawn, conditions=[prompt(1, weight=weight), prompt(2)]))
+    for curve in (*drawn.values(), weight):
+        curve[:] = 9.0
+    assert torch.equal(stream.drain()[0].latent, expected)
+
+
 def test_stats_follow_the_stream():
     stream = pipeline(4)
     warmed = []

@@ -181,17 +181,28 @@ def test_noise_that_is_called_for_in_flight_is_that_of_the_step():
 
 def test_adapters_that_change_in_flight_encode_anew_only_where_they_changed():
     decoder = Nonlinear()
-    ring = Ring(decoder, ring_shape(3))
-    for number, strengths in enumerate([None, torch.tensor([0.5]), torch.tensor([0.0])]):
+    ring = Ring(decoder, ring_shape(4))
+    for number, strengths in enumerate([None, torch.tensor([0.5]), torch.tensor([0.0]), None]):
         ring.admit(request(number, adapters=strengths))
-    assert decoder.encoded == 3
+    assert decoder.encoded == 4
     ring.tick()
     ring.controls.set("adapters", [0.5], ring.shape)
     ring.tick()
-    assert decoder.encoded == 5
+    assert decoder.encoded == 6, "of the two without strengths of their own"
+    ring.controls.set("adapters", [0.5], ring.shape)
+    ring.tick()
+    assert decoder.encoded == 6
     ring.controls.set("velocity_scale", 0.9, ring.shape)
     ring.tick()
-    assert decoder.encoded == 5
+    assert decoder.encoded == 6
+
+
+def test_a_slots_own_adapters_win_over_the_shared_ones():
+    own = request(0, adapters=torch.tensor([0.3]))
+    shared = share(adapters=[0.9])
+    assert torch.equal(alone(own, prepare=shared), alone(own))
+    assert torch.equal(alone(request(0), prepare=shared), alone(request(0, adapters=torch.tensor([0.9]))))
+    assert not torch.equal(alone(own), alone(request(0)))
 
 
 def test_float64_and_integer_inputs_are_taken_as_float32():
@@ -313,3 +324,32 @@ def test_position_noise_streams_differ_and_are_standard_normal():
         assert abs(float((one**4).mean()) - 3) < 0.2
         for other in streams[:k]:
             assert abs(float((one * other).mean())) < 0.03
+
+
+def test_equal_strengths_of_another_adapter_encode_what_is_in_flight_again():
+    """The column of a removed LoRA may be another's between two ticks, at the same strength."""
+
+    class Adapted(Nonlinear):
+        adapter = 1.0
+
+        def encode(self, states, mask, adapters=None):
+            return super().encode(states + self.adapter * adapters.sum(), mask)
+
+    decoder = Adapted()
+    ring = Ring(decoder, ring_shape())
+    ring.controls.set("adapters", torch.tensor([0.5]), ring.shape)
+    ring.admit(request(0))
+    ring.tick()
+    decoder.adapter = 7.0
+    ring.controls.set("adapters", torch.tensor([0.5]), ring.shape)
+    swapped = ring.compute().state.x[0]
+
+    other = Ring(decoder, ring_shape())
+    other.controls.set("adapters", torch.tensor([0.5]), other.shape)
+    other.admit(request(0))
+    decoder.adapter = 1.0
+    other.weights_changed()
+    other.tick()
+    decoder.adapter = 7.0
+    other.weights_changed()
+    assert torch.equal(swapped, other.compute().state.x[0])

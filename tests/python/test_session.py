@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from engine_server import session as session_module
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.gain import GainEntry, channel_gain
+from engine_server.diffusion.noise import RequestNoise
 from engine_server.model.lora import linear_shapes
 from engine_server.modulation import Modulation
 from engine_server.session import Session
@@ -373,6 +374,8 @@ def test_a_source_without_structure_sees_silence(session, words, source):
         ({"x0_target": Latent(torch.zeros(5, CHANNELS))}, "target has shape"),
         ({"noise_mask": NoiseMask(1.0, Latent(torch.zeros(5, CHANNELS)))}, "original has shape"),
         ({"channel_gain": torch.ones(1, 3)}, "channel_gain has shape"),
+        ({"chunk_mask": [0.0, math.nan]}, "chunk_mask holds NaN"),
+        ({"chunk_mask": torch.ones(1, FRAMES, 2)}, "chunk_mask has 2 channels; one is expected"),
         ({"sde_curve": 0.5}, "'sde_curve' is not taken; one of apg_momentum, .*velocity_scale"),
         ({"context_latent": Latent(torch.zeros(FRAMES, CHANNELS))}, "source is given, and so are parts of it"),
     ],
@@ -411,6 +414,7 @@ def acting(source, words):
         "apg_momentum": ([0.0, 0.5], guided),
         "apg_norm": ("time_rms", guided),
         "noise_mask": (NoiseMask([0.0, 1.0], source.latent), {}),
+        "chunk_mask": ([1.0, 0.0, 0.0], {}),
         "channel_gain": (torch.linspace(0.5, 1.5, CHANNELS)[None], {}),
         "dcw": (DcwSettings(scaler=0.4), {}),
         "timesteps": ([1.0, 0.6, 0.2, 0.0], {}),
@@ -451,6 +455,105 @@ def test_a_mask_keeps_frames_exactly_whatever_else_acts(one, source):
         made = one(noise_mask=NoiseMask(mask, source.latent), **given)
         assert torch.equal(made[mask == 0], source.latent.frames[mask == 0])
         assert not torch.equal(made[10:20], source.latent.frames[10:20])
+
+
+# Repainting
+
+
+@pytest.fixture
+def context_of(session, source, words):
+    """The context that the decoder is shown for a chunk mask, `[T, 2C]`."""
+
+    def shown(structure=source.context_latent, **given):
+        null = session.null_conditioning(words)
+        context = session.checkpoint.structure.cover_context(structure.frames)
+        plain = {"request_id": 0, "noise": RequestNoise(0), "source": None, "steps": 1, "shift": 1.0, "method": "ode"}
+        request = Modulation(**given).slot_request(
+            conditioning=words, null=null, context=context, tokens=1, adapters=None, **plain
+        )
+        return request.context
+
+    return shown
+
+
+def test_a_chunk_mask_is_zeros_and_ones_in_every_mask_channel(context_of, source):
+    values = torch.zeros(FRAMES)
+    values[3:9], values[20] = torch.tensor([1.0, 0.5, 0.01, -1.0, 7.0, 1.0]), 0.2
+    context = context_of(chunk_mask=values)
+    assert torch.equal(context[:, :CHANNELS], source.context_latent.frames)
+    assert torch.equal(context[:, CHANNELS:], (values != 0).float()[:, None].expand(-1, CHANNELS))
+    for everything in (None, 1.0, True, 0.3):
+        assert torch.equal(context_of(chunk_mask=everything), context_of())
+    assert not context_of(chunk_mask=0)[:, CHANNELS:].any()
+
+
+SPANS = [
+    ([(0.4, 0.8)], [(10, 20)]),
+    ([(0.28, 1.16)], [(7, 29)]),  # 0.28 * 25 and 1.16 * 25 are not whole in floating point
+    ([(0.41, 0.79)], [(10, 20)]),
+    ([(0.39, 0.81)], [(9, 21)]),
+    ([(0.0, FRAMES / 25)], [(0, FRAMES)]),
+    ([(0.0, 0.01), (1.0, 1.2), (1.1, 1.44)], [(0, 1), (25, 36)]),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize(("spans_s", "spans"), SPANS)
+def test_a_repaint_shows_the_source_with_silence_in_the_spans(spans_s, spans, session, source, context_of):
+    repaint = session.repaint(source, spans_s)
+    context = context_of(repaint["context_latent"], chunk_mask=repaint["chunk_mask"])
+    assert torch.equal(context, session.checkpoint.structure.repaint_context(source.latent.frames, spans))
+    inside = torch.zeros(FRAMES, dtype=torch.bool)
+    for first, stop in spans:
+        inside[first:stop] = True
+    shown = repaint["context_latent"].frames
+    assert torch.equal(shown[~inside], source.latent.frames[~inside])
+    assert torch.equal(shown[inside], session.empty_latent(FRAMES / 25).frames[inside])
+
+
+@pytest.mark.parametrize(
+    "span", [(-0.1, 0.5), (0.5, 0.4), (0.0, 1.49), (math.nan, 1.0), (0.0, math.nan), (0.0, math.inf)]
+)
+def test_a_span_outside_the_source_is_refused(span, session, source):
+    with pytest.raises(ValueError, match=r"spans_s holds .*; 0 <= start < stop <= 1.48 s of the source are expected"):
+        session.repaint(source, [span])
+
+
+def test_a_span_without_length_is_refused(session, source):
+    with pytest.raises(DemonError, match=r"span is \[25, 25\)"):
+        session.repaint(source, [(1.0, 1.0)])
+
+
+def test_repainting_everything_is_making_it_from_nothing(session, source):
+    words = session.encode_text(tags="choir", task="repaint")
+    everything = session.repaint(source, [(0.0, FRAMES / 25)])
+    repainted = session.generate(conditioning=words, seed=2, **everything)
+    assert torch.equal(repainted.frames, session.generate(conditioning=words, seed=2, duration=FRAMES / 25).frames)
+    part = session.generate(conditioning=words, seed=2, **session.repaint(source, [(0.4, 0.8)]))
+    assert len(part) == FRAMES
+    assert not torch.equal(part.frames, repainted.frames)
+
+
+def test_a_repaint_depends_on_the_kept_frames_only(session, words, source):
+    spans_s = [(0.4, 0.8)]
+    changed = source.latent.frames.clone()
+    changed[10:20] += 1.0
+    other = PreparedSource(Latent(changed), source.context_latent, source.samples)
+    first, second = (
+        session.generate(conditioning=words, **session.repaint(each, spans_s)).frames for each in (source, other)
+    )
+    assert torch.equal(first, second)
+    changed[30] += 1.0
+    assert not torch.equal(session.generate(conditioning=words, **session.repaint(other, spans_s)).frames, first)
+
+
+def test_a_repaint_with_a_noise_mask_keeps_frames_exactly(session, words, source):
+    repaint = session.repaint(source, [(0.4, 0.8)])
+    mask = NoiseMask(repaint["chunk_mask"], source.latent)
+    made = session.generate(conditioning=words, source_latent=source.latent, noise_mask=mask, **repaint).frames
+    kept = repaint["chunk_mask"] == 0
+    assert torch.equal(made[kept], source.latent.frames[kept])
+    assert not torch.equal(made[~kept], source.latent.frames[~kept])
 
 
 # Streams
@@ -799,6 +902,23 @@ def test_a_windows_part_of_a_curve_is_that_of_the_piece(name):
     assert (part.flatten()[LONG - 60 :] == 1.0).all(), "the last value is held beyond the end"
 
 
+def test_a_windows_part_of_a_chunk_mask_is_that_of_the_piece():
+    mask = (torch.arange(LONG) % 7 == 0).float()
+    part = Modulation(chunk_mask=mask).within(20, 40, LONG).chunk_mask
+    assert torch.equal(part.flatten(), mask[20:60])
+
+
+@pytest.mark.usefixtures("sliding")
+def test_a_long_piece_is_repainted_in_windows(session, stream, words, long_source):
+    repaint = session.repaint(long_source, [(1.0, 2.0)])
+    piece = session.generate(conditioning=words, **repaint)
+    assert len(piece) == LONG
+    handle = stream(source=long_source, chunk_mask=repaint["chunk_mask"], has_source=False)
+    handle.context_latent = repaint["context_latent"]
+    handle.seek(40 / 25)
+    assert torch.equal(piece.frames[35:45], handle.generate().frames[15:25])
+
+
 @pytest.mark.parametrize("batch", [(), (1,)])
 def test_a_windows_part_of_a_gain_is_that_of_the_piece(batch):
     gain = torch.rand(*batch, LONG, CHANNELS, generator=torch.Generator().manual_seed(1))
@@ -953,3 +1073,59 @@ def test_a_lora_that_cannot_be_one_is_refused_and_leaves_nothing(session, one, t
 def test_the_same_conditioning_can_be_used_by_two_sessions(tiny_folder, words, source, one):
     with Session(str(tiny_folder)) as other:
         assert torch.equal(other.generate(conditioning=Conditioning.of(words.first), source=source).frames, one())
+
+
+def test_a_request_has_the_strengths_that_it_names_and_the_sessions_of_the_others(session, one, stream, lora_file):
+    first = session.apply_lora(lora_file(1), scale=0.5)
+    second = session.apply_lora(lora_file(2), scale=0.25)
+    named = one(loras={first: 1.0})
+    defaults = one()
+    handle = stream()
+    assert torch.equal(handle.generate(loras={first: 1.0}).frames, named)
+    assert torch.equal(handle.generate().frames, defaults)
+    assert torch.equal(stream(loras={first: 1.0}).generate().frames, named)
+    assert torch.equal(stream(loras={first: 1.0}).generate(loras=None).frames, defaults)
+    off = one(loras={first: 0.0, second: 0.0})
+    session.set_lora_strength(first, 1.0)
+    assert torch.equal(one(), named)
+    session.remove_loras()
+    assert torch.equal(one(), off)
+    assert torch.equal(one(loras={}), off)
+
+
+def test_a_change_of_strength_reaches_in_flight_those_that_name_none(session, one, stream, lora_file):
+    lora = session.apply_lora(lora_file(1), scale=0.5)
+    handle = stream(admission="queue")
+    own, shared = handle.submit(loras={lora: 0.8}), handle.submit()
+    handle.advance()
+    handle.advance()
+    session.set_lora_strength(lora, 0.1)
+    results = {latent.request_id: latent.frames for latent in handle.drain()}
+    assert torch.equal(results[own], one(loras={lora: 0.8}))
+    assert not torch.equal(results[shared], one(loras={lora: 0.5}))
+    assert not torch.equal(results[shared], one(loras={lora: 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("strengths", "code"),
+    [({"choir": 1.0}, "E_NO_LORA"), ({"lora1": math.nan}, "E_LORA_STRENGTH")],
+)
+def test_strengths_that_do_not_fit_are_refused(strengths, code, session, one, lora_file):
+    session.apply_lora(lora_file(1))
+    with pytest.raises(DemonError) as caught:
+        one(loras=strengths)
+    assert caught.value.code == code
+
+
+# Audio info
+
+
+def test_what_audio_tells_of_itself_can_be_told_to_the_model(session):
+    rate = 22050
+    beat = torch.zeros(6 * rate)
+    beat[:: rate // 2] = 1.0  # 120 a minute
+    time = torch.arange(len(beat)) / rate
+    chord = sum(torch.sin(2 * torch.pi * hz * time) for hz in (220.0, 261.63, 329.63, 220.0))
+    info = session.audio_info(Audio.of(0.1 * chord + 0.5 * beat, rate))
+    assert info == (120, "A minor", 6.0)
+    session.encode_text(bpm=info.bpm, key=info.key)
