@@ -209,8 +209,8 @@ def test_shared_from_the_first_tick_equals_carried_by_every_request(requests, da
     name = data.draw(st.sampled_from(sorted(ways)))
     value = data.draw(ways[name])
     needs = {"source_blend": "source", "x0_target": "target", "x0_target_strength": "target"}.get(name)
-    if name == "dcw":  # a slot's own correction stands over the shared one
-        requests = [dataclasses.replace(one, dcw=None) for one in requests]
+    if name in ("dcw", "adapters"):  # a slot's own stand over the shared ones
+        requests = [dataclasses.replace(one, **{name: None}) for one in requests]
     carrying = [
         one
         if (needs and getattr(one, needs) is None) or (name == "guidance" and one.guidance is None)
