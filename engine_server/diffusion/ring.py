@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from engine_server.diffusion.compositing import ConditionBank, Flags, ForwardPlan, take_rows
 from engine_server.diffusion.controls import Controls, Snapshot
 from engine_server.diffusion.dcw import DcwPlan, plan_dcw
-from engine_server.diffusion.decoder import Decoder
+from engine_server.diffusion.decoder import Decoder, Encoded
 from engine_server.diffusion.guidance import GuidanceRows, guide
 from engine_server.diffusion.prepare import PreparedSlot, prepare
 from engine_server.diffusion.request import SlotRequest
@@ -51,6 +52,16 @@ class SlotProgress:
     request_id: Hashable
     step: int
     steps: int
+
+
+class _Batch(NamedTuple):
+    """Arguments of a decoder's forward, B rows each."""
+
+    x: Tensor
+    t: Tensor
+    context: Tensor
+    condition: Encoded
+    adapters: Tensor | None
 
 
 class Ring:
@@ -224,15 +235,15 @@ class Ring:
                 moved = torch.where(self._flags(due), moved, self._state.x)
         return RingState(moved, memory, kept)
 
-    def _inputs(self, x: Tensor, now: Tensor, plan: ForwardPlan) -> list[tuple[object, ...]]:
+    def _inputs(self, x: Tensor, now: Tensor, plan: ForwardPlan) -> list[_Batch]:
         """The decoder's arguments for the planned rows, in batches of one fixed size; the last is filled with a repeated row."""
         padding = -len(plan.rows) % self._batch
         rows, slots = (np.concatenate([each, np.repeat(each[:1], padding)]) for each in (plan.rows, plan.slots))
-        inputs: list[tuple[object, ...]] = []
+        inputs: list[_Batch] = []
         for first in range(0, len(rows), self._batch):
             slot = slots[first : first + self._batch]
             inputs.append(
-                (
+                _Batch(
                     take_rows(x, slot),
                     take_rows(now, slot)[:, 0, 0],
                     take_rows(self._context, slot),
@@ -242,16 +253,16 @@ class Ring:
             )
         return inputs
 
-    def _forward(self, inputs: list[tuple[object, ...]]) -> Tensor:
+    def _forward(self, inputs: list[_Batch]) -> Tensor:
         """The decoder's velocity of all batches, `[N, T, C]`.
 
         Contiguous, however the decoder lays it out: slots are views of it or gathered from it, and the order of a sum along
         time, which shows in its last bits, follows from the layout.
         """
         if len(inputs) == 1:
-            return self._decoder(*inputs[0]).contiguous()  # type: ignore[arg-type]
+            return self._decoder(*inputs[0]).contiguous()
         # Copied at once: a decoder may hand out the same buffer every time.
-        return torch.cat([self._decoder(*batch).clone() for batch in inputs]).contiguous()  # type: ignore[arg-type]
+        return torch.cat([self._decoder(*batch).clone() for batch in inputs]).contiguous()
 
     def _guided(
         self, output: Tensor, rows: StepRows, due: Flags, snapshot: Snapshot, plan: ForwardPlan
