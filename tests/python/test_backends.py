@@ -88,7 +88,7 @@ def test_a_compiled_decoder_is_close_to_eager_and_keeps_rows_apart():
     model = tiny_transformer()
     bank = AdapterBank()
     name = "layers.0.self_attn.to_q"
-    bank.add({name: (torch.randn(2, 32) / 6, torch.randn(32, 2) / 2)})
+    bank.add({name: (torch.randn(2, 32) / 6, torch.randn(64, 2) / 2)})
     eager = make_decoder(model, backend="eager", adapters=bank)
     compiled = make_decoder(model, backend="compile", adapters=bank)
     inputs, strengths = draw(model, 4, 40), torch.tensor([[0.0], [1.0], [0.5], [0.0]])

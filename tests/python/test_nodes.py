@@ -69,7 +69,7 @@ def lora_file(tmp_path_factory):
     generator = torch.Generator().manual_seed(3)
     factors = {
         f"layers.0.self_attn.to_q.{factor}.weight": torch.randn(shape, generator=generator)
-        for factor, shape in (("lora_A", (4, 32)), ("lora_B", (32, 4)))
+        for factor, shape in (("lora_A", (4, 32)), ("lora_B", (64, 4)))
     }
     save_file(factors, path)
     return path
