@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine_server.diffusion.controls import PARAMETERS, Parameter
+from engine_server.diffusion.parameters import PARAMETERS, Parameter
 
 HEAD = """# Parameters of the sampler
 
-Made from `PARAMETERS` in `engine_server/diffusion/controls.py`; do not edit by hand. *Class* says when a change is heard
+Made from `PARAMETERS` in `engine_server/diffusion/parameters.py`; do not edit by hand. *Class* says when a change is heard
 (S steps, D slots):
 
 - `step`: onset at the next tick, in every slot in flight; converged when the slots that saw it from their first step finish, S

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from engine_server.diffusion.curves import CurveLike, canonical_curve
 from engine_server.diffusion.dcw_settings import DcwSettings
@@ -215,17 +214,4 @@ def _padded(conditionings: Sequence[Conditioning], tokens: int) -> list[Conditio
 
     padded = [Conditioning(tuple(pad(entry, tokens) for entry in each.entries)) for each in conditionings]
     longest = max(entry.condition.mask.shape[1] for each in padded for entry in each.entries)
-    return [Conditioning(tuple(_lengthened(entry, longest) for entry in each.entries)) for each in padded]
-
-
-def _lengthened(entry: Entry, tokens: int) -> Entry:
-    extra = tokens - entry.condition.mask.shape[1]
-    if extra == 0:
-        return entry
-    condition = entry.condition
-    return replace(
-        entry,
-        condition=replace(
-            condition, states=F.pad(condition.states, (0, 0, 0, extra)), mask=F.pad(condition.mask, (0, extra))
-        ),
-    )
+    return [Conditioning(tuple(pad(entry, longest) for entry in each.entries)) for each in padded]

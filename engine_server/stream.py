@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from engine_server.diffusion.controls import PARAMETERS, STEP_TIME
 from engine_server.diffusion.curves import canonical_curve
 from engine_server.diffusion.noise import NoiseSource, RequestNoise, WindowNoise
+from engine_server.diffusion.parameters import PARAMETERS, STEP_TIME
 from engine_server.diffusion.pipeline import PipelineStats, StreamPipeline
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import Completion

@@ -22,6 +22,7 @@ from engine_server.diffusion.dcw import plan_dcw
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.guidance import DEFAULT_MOMENTUM, ApgNorm, GuidanceMode, norm_threshold
 from engine_server.diffusion.noise import Purpose
+from engine_server.diffusion.parameters import PARAMETERS
 from engine_server.diffusion.request import SOLVERS, ConditionEntry, LatentMask, SlotRequest
 from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.schedule import NO_DENOISE, Levels, build_schedule, explicit_schedule, start_level
@@ -49,7 +50,6 @@ class PreparedSlot:
     adapters: Tensor | None
     rows: dict[str, Tensor | float | bool]
     """Values of `StepRows` that are not neutral, without the row axis."""
-    initial_noise: Tensor
     initial_state: Tensor
     levels: Levels
     steps: int
@@ -80,7 +80,7 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
     if not request.conditions:
         raise ValueError("conditions must hold at least one condition")
 
-    curves = {name: _curve(getattr(request, name), name, shape) for name in _CURVE_RANGES}
+    curves = {name: _curve(getattr(request, name), name, shape) for name in _ABSENT}
     levels, start = _schedule(request, curves["denoise"])
     steps = len(levels) - 1 if levels[0] > 0 else 0
     noise = checked_tensor("noise", request.noise.draw(Purpose.INITIAL, 0, T, C), (T, C))
@@ -117,7 +117,6 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
         context=request.context,
         adapters=request.adapters,
         rows=rows,
-        initial_noise=noise,
         initial_state=_initial_state(request, curves, start, float(np.float32(levels[0])), noise),
         levels=levels,
         steps=steps,
@@ -153,24 +152,24 @@ def _with_checked_tensors(request: SlotRequest, shape: RingShape) -> SlotRequest
     )
 
 
-_CURVE_RANGES: dict[str, tuple[float | None, float | None, float]] = {
-    # name: lowest, highest, value when absent
-    "denoise": (0.0, None, 1.0),
-    "velocity_scale": (None, None, 1.0),
-    "source_blend": (0.0, 1.0, 1.0),
-    "ode_noise": (None, None, 0.0),
-    "initial_noise": (0.0, None, 1.0),
-    "x0_target": (None, None, 0.0),
-    "x0_target_strength": (None, None, 0.0),
-    "guidance": (None, None, 1.0),
-    "apg_momentum": (None, None, DEFAULT_MOMENTUM),
-    "cfg_rescale": (0.0, 1.0, 0.0),
+_ABSENT: dict[str, float] = {
+    "denoise": 1.0,
+    "velocity_scale": 1.0,
+    "source_blend": 1.0,
+    "ode_noise": 0.0,
+    "initial_noise": 1.0,
+    "x0_target": 0.0,
+    "x0_target_strength": 0.0,
+    "guidance": 1.0,
+    "apg_momentum": DEFAULT_MOMENTUM,
+    "cfg_rescale": 0.0,
 }
+"""A request's curves, and the value of one that is not given."""
 
 
 def _curve(value: CurveLike | None, name: str, shape: RingShape) -> Tensor:
-    low, high, absent = _CURVE_RANGES[name]
-    return frame_curve(absent if value is None else value, shape.frames, name, low, high).expand(shape.frames, 1)
+    given, row = _ABSENT[name] if value is None else value, PARAMETERS[name]
+    return frame_curve(given, shape.frames, name, row.low, row.high).expand(shape.frames, 1)
 
 
 def _schedule(request: SlotRequest, denoise: Tensor) -> tuple[Levels, Tensor]:

@@ -122,7 +122,6 @@ class Checkpoint:
     decoder: Decoder
     backend: str
     """What runs the decoder, in words: part of every receipt."""
-    backend_reason: str
     adapters: AdapterBank
     codec: Codec
     conditioner: Conditioner
@@ -226,7 +225,6 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
         transformer=transformer,
         decoder=decoder,
         backend=_in_words(choice.backend, place, quantization),
-        backend_reason=choice.reason,
         adapters=adapters,
         codec=codec,
         conditioner=Conditioner(

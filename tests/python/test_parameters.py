@@ -13,9 +13,9 @@ import pytest
 import torch
 from stand_ins import C, Nonlinear, T, prompt, request, ring_shape, tensor
 
-from engine_server.diffusion.controls import PARAMETERS, STEP_TIME, Propagation
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.noise import RequestNoise
+from engine_server.diffusion.parameters import PARAMETERS, STEP_TIME, Propagation
 from engine_server.diffusion.pipeline import StreamPipeline
 from engine_server.diffusion.request import LatentMask
 
