@@ -112,13 +112,25 @@ class SessionAudio:
     def decode_window(self, latent: Latent, first_frame: int, frames: int, *, cyclic: bool = False) -> Audio:
         """Audio of some frames of a latent, equal to that part of its whole."""
         waveform = decode_window(
-            self._codec, latent.frames, first_frame, frames, cyclic=cyclic, silence=self.checkpoint.silence
+            self._codec,
+            latent.frames,
+            first_frame,
+            frames,
+            position=latent.origin_frame,
+            cyclic=cyclic,
+            silence=self.checkpoint.silence,
         )
         return self._audio(waveform, latent.origin_frame + first_frame)
 
     def decode_full(self, latent: Latent, *, cyclic: bool = False) -> Audio:
         """Audio of a whole latent. Samples above full scale are kept, and said in the log."""
-        waveform = decode_full(self._codec, latent.frames, cyclic=cyclic, silence=self.checkpoint.silence)
+        waveform = decode_full(
+            self._codec,
+            latent.frames,
+            position=latent.origin_frame,
+            cyclic=cyclic,
+            silence=self.checkpoint.silence,
+        )
         audio = self._audio(waveform, latent.origin_frame)
         if audio.peak > 1.0:
             log.warning("the audio %s", describe_peak(audio.peak))

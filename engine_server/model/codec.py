@@ -2,7 +2,8 @@
 """The codec: 48 kHz stereo audio to 25 Hz x 64 latents and back, behind one small interface.
 
 A codec has bounded reach and no state: a window coded with its margin on both sides, the margin then discarded, equals
-the whole coded at once (`windows.py` does so). Its output is float and is never normalised: values beyond 1 are kept.
+the whole coded at once (`windows.py` does so). A decoder whose latents hold no phase lays it on a grid of absolute time,
+and is therefore told where in its piece a window lies. Output is float and is never normalised: values beyond 1 are kept.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Codec(Protocol):
     """Frames on either side of a span of audio whose latents the decoder must see."""
     fixed_span: int | None
     """The only N that `decode` takes, or None if it takes any."""
+    position_period: int
+    """Frames after which the decoder's phase grid repeats; 1 for a decoder that knows no position."""
 
     def encode(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """`[B, 2, N * hop]` -> `[B, N, channels]`: the posterior's mean; with a generator, a sample drawn from it alone."""
@@ -53,8 +56,12 @@ class Codec(Protocol):
         """`[B, 2, N * hop]` -> mean and standard deviation, `[B, N, channels]` each."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """`[B, N, channels]` -> `[B, 2, N * hop]`. Deterministic."""
+    def decode(self, latents: Tensor, position: int | Tensor = 0) -> Tensor:
+        """`[B, N, channels]` -> `[B, 2, N * hop]`. Deterministic.
+
+        position: the absolute frame of `latents[:, 0]`, of either sign, as an int or a 0-dim int64 tensor. Positions that
+        differ by a multiple of `position_period` give the same audio.
+        """
         ...
 
 
@@ -62,6 +69,7 @@ class OobleckCodec:
     """ACE-Step's own VAE (`AutoencoderOobleck`) as a `Codec`. Raises DemonError `E_CHECKPOINT_LAYOUT` if it cannot be one."""
 
     fixed_span: int | None = None
+    position_period = 1
 
     def __init__(self, vae: Any) -> None:
         _check_oobleck(vae.config)
@@ -83,8 +91,8 @@ class OobleckCodec:
         gaussian = self._vae.encode(audio).latent_dist
         return gaussian.mean.transpose(1, 2), gaussian.std.transpose(1, 2)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """See `Codec`."""
+    def decode(self, latents: Tensor, position: int | Tensor = 0) -> Tensor:
+        """See `Codec`. The position changes nothing: the latents carry phase themselves, and convolutions do alike everywhere."""
         return self._vae.decode(latents.transpose(1, 2)).sample
 
 
@@ -100,6 +108,7 @@ class CompiledCodec:
         self.latent_channels = codec.latent_channels
         self.encoder_margin = codec.encoder_margin
         self.decoder_margin = codec.decoder_margin
+        self.position_period = codec.position_period
 
     def encode(self, audio: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """See `Codec`."""
@@ -109,11 +118,12 @@ class CompiledCodec:
         """See `Codec`."""
         return self._codec.posterior(audio)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, position: int | Tensor = 0) -> Tensor:
         """See `Codec`. Raises ValueError for a length other than `fixed_span`."""
         if latents.shape[1] != self.fixed_span:
             raise ValueError(f"latents has {latents.shape[1]} frames; this codec is compiled for {self.fixed_span}")
-        return self._decode(latents)
+        # An int would be a constant of the compiled code, which every new position would then compile again.
+        return self._decode(latents, torch.as_tensor(position, dtype=torch.int64, device=latents.device))
 
 
 def with_backend(codec: Codec, backend: str, *, fixed_span: int) -> Codec:

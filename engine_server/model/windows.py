@@ -5,6 +5,11 @@ All intervals are half-open and in frames of `codec.hop` samples. A window is co
 codec reaches over, and the margin's result is discarded. Where a margin would run past the start or the end of the
 piece it stops there: the window then ends where the whole would, in the same zero padding, so that the edges are equal
 too. A cyclic piece has no edges: its frames are taken modulo its length, as in an endless loop.
+
+A decoder that knows positions (`Codec.position_period` above 1) is told the absolute frame of what it decodes. Frames of
+a cyclic piece keep the position that they have in the first turn, so that a window still equals the whole. Where the
+piece is no multiple of the period, the phases therefore jump from its end to its start; its last frame fades from the
+phases of its own position into those of the frame before the start, and the loop closes without a click.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -115,23 +121,36 @@ def decode_window(
     first: int,
     count: int,
     *,
+    position: int = 0,
     cyclic: bool = False,
     fixed_span: int | None = None,
     silence: Tensor | None = None,
 ) -> Tensor:
     """Latents `[N, C]` -> audio `[2, count * hop]` of frames `[first, first + count)`, equal to those of the whole's decode.
 
+    `position`: the absolute frame of `latents[0]`, which may be negative.
     `fixed_span`: one length for every call of the decoder; by default the codec's own, or none. A linear piece shorter
     than that is decoded as if `silence` `[C]` followed it, which is heard in its last `decoder_margin` frames at most.
     Raises DemonError `E_FIELD` as `plan_window` does, and where `silence` is needed but not given.
     """
     fixed = codec.fixed_span if fixed_span is None else fixed_span
-    plans = plan_windows(first, count, latents.shape[0], codec.decoder_margin, cyclic=cyclic, fixed=fixed)
-    parts = []
-    for plan in plans:
-        audio = codec.decode(_take(latents, plan, silence)[None])[0]
+    total, margin = latents.shape[0], codec.decoder_margin
+    jumps = cyclic and total % codec.position_period != 0
+
+    def decode(plan: WindowPlan, turn: int) -> Tensor:
+        """The frames that a plan keeps, at their positions in the turn of the loop that starts at frame `turn`."""
+        audio = codec.decode(_take(latents, plan, silence)[None], position + plan.span.first - turn)[0]
         begin = plan.trim_left * codec.hop
-        parts.append(audio[:, begin : begin + len(plan.keep) * codec.hop])
+        return audio[:, begin : begin + len(plan.keep) * codec.hop]
+
+    parts = []
+    for run in _split_at_seams(first, count, total) if jumps else [Span(first, first + count)]:
+        plans = plan_windows(run.first, len(run), total, margin, cyclic=cyclic, fixed=fixed)
+        turn = run.first // total * total if cyclic else 0
+        parts += [decode(plan, turn) for plan in plans]
+        if jumps and run.stop == turn + total:
+            last = plan_window(run.stop - 1, 1, total, margin, cyclic=cyclic, fixed=fixed)
+            parts[-1] = _fade_end(parts[-1], decode(last, run.stop))
     return torch.cat(parts, dim=1)
 
 
@@ -139,13 +158,16 @@ def decode_full(
     codec: Codec,
     latents: Tensor,
     *,
+    position: int = 0,
     cyclic: bool = False,
     fixed_span: int | None = None,
     silence: Tensor | None = None,
 ) -> Tensor:
     """Latents `[N, C]` of any length -> audio `[2, N * hop]`. Options and errors are `decode_window`'s."""
     total = latents.shape[0]
-    return decode_window(codec, latents, 0, total, cyclic=cyclic, fixed_span=fixed_span, silence=silence)
+    return decode_window(
+        codec, latents, 0, total, position=position, cyclic=cyclic, fixed_span=fixed_span, silence=silence
+    )
 
 
 @torch.no_grad()
@@ -260,6 +282,20 @@ def _needed(keep: Span, total: int, margin: int, cyclic: bool) -> Span:
     if cyclic:
         return Span(keep.first - margin, keep.stop + margin)
     return Span(max(0, keep.first - margin), min(total, keep.stop + margin))
+
+
+def _split_at_seams(first: int, count: int, total: int) -> list[Span]:
+    """Frames `[first, first + count)` of an endless loop, cut wherever a turn of `total` frames ends."""
+    stop = first + count
+    seams = range((first // total + 1) * total, stop, total)
+    return [Span(*ends) for ends in pairwise((first, *seams, stop))]
+
+
+def _fade_end(audio: Tensor, into: Tensor) -> Tensor:
+    """Audio `[2, n]` whose last m samples fade linearly into others, `[2, m]`."""
+    size = into.shape[1]
+    steps = torch.arange(1, size + 1, device=audio.device, dtype=audio.dtype)
+    return torch.cat([audio[:, :-size], torch.lerp(audio[:, -size:], into, steps / (size + 1))], dim=1)
 
 
 def _take(frames: Tensor, plan: WindowPlan, filler: Tensor | None) -> Tensor:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joining the latents of neighbouring hops, and decoding them to audio at the host's rate."""
+"""Joining the latents of neighbouring hops, and decoding them, at their places on the timeline, to audio at the host's rate."""
 
 from __future__ import annotations
 
@@ -45,7 +45,12 @@ class Stitcher:
         latents = torch.stack([self._latent(frame) for frame in range(span.first, span.stop)])
         margin = self._geometry.decoder_margin
         audio = decode_window(
-            self._checkpoint.codec, latents, margin, len(span) - 2 * margin, silence=self._checkpoint.silence
+            self._checkpoint.codec,
+            latents,
+            margin,
+            len(span) - 2 * margin,
+            position=span.first,
+            silence=self._checkpoint.silence,
         )
         return resample_span(audio.contiguous().numpy(), MODEL_RATE, self._rate)
 

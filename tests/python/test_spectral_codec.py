@@ -15,19 +15,11 @@ EMBEDDED_VAE = Path(__file__).parents[2] / "engine_server" / "assets" / "embedde
 FRAMES = 40
 EXACT = 1e-9
 TOLERANCE = 1e-6  # float32 rounding; the bits of a convolution may depend on its length
-TINY = {
-    "encoder_width": 16,
-    "encoder_hidden": 24,
-    "decoder_width": 16,
-    "decoder_hidden": 24,
-    "frame_hidden": 24,
-    "mel_bands": 16,
-    "input_bins": 12,
-}
+TINY = {"encoder_width": 16, "encoder_hidden": 24, "decoder_width": 16, "decoder_hidden": 24}
 LAYOUTS = {
     "embedded": {},
-    "shallow": {"encoder_blocks": 1, "encoder_frame_blocks": 0, "decoder_blocks": 2, "decoder_frame_blocks": 1},
-    "wide kernels": {"decoder_blocks": 1, "decoder_frame_blocks": 1, "frame_kernel": 5, "kernel": 9},
+    "shallow": {"encoder_blocks": 1, "decoder_blocks": 2, "iterations": 1},
+    "short windows": {"windows": (3840, 1920, 960), "decoder_blocks": 1, "kernel": 5, "iterations": 3},
 }
 
 
@@ -63,6 +55,33 @@ def window_bounds(start: int, end: int, margin: int) -> tuple[int, int]:
     return max(0, start - margin), min(FRAMES, end + margin)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            {"windows": sizes}
+            for sizes in ((0, 0, 0), (7680, 3840), (1920, 3840, 7680), ("a", "b", "c"), (7680, 3840, 1000))
+        ),
+        *({"kernel": 2}, {"kernel": 0}, {"iterations": -1}, {"iterations": "2"}),
+    ],
+    ids=str,
+)
+def test_a_layout_that_cannot_be_is_refused_by_name(field: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field))):
+        SpectralCodec(**TINY, **field)
+
+
+@torch.no_grad()
+def test_silence_is_silent_and_a_song_that_begins_at_once_begins_at_once(embedded: SpectralCodec) -> None:
+    silence = embedded.decode(embedded.encode(torch.zeros(1, 2, FRAMES * 1920)))
+    assert silence.abs().max() < 1e-3  # -60 dBFS, at the edges
+    assert silence[..., 8 * 1920 : -8 * 1920].std() < 1e-4
+    song = embedded.encode(music(FRAMES))
+    whole, late = embedded.decode(song), embedded.decode(song[:, 20:], 20)
+    level = late[..., :1920].std() / whole[..., 20 * 1920 : 21 * 1920].std()
+    assert 0.7 < level < 1.25
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, 9), (15, 26), (33, FRAMES)], ids=["start", "middle", "end"])
 @torch.no_grad()
 def test_a_decoded_window_equals_the_whole(codec: SpectralCodec, start: int, end: int) -> None:
@@ -70,7 +89,7 @@ def test_a_decoded_window_equals_the_whole(codec: SpectralCodec, start: int, end
     exact = copy.deepcopy(codec).double()
     latents = torch.randn(1, FRAMES, 64, generator=torch.Generator().manual_seed(1)).double()
     first, last = window_bounds(start, end, codec.decoder_margin)
-    window = exact.decode(latents[:, first:last])[..., (start - first) * 1920 : (end - first) * 1920]
+    window = exact.decode(latents[:, first:last], first)[..., (start - first) * 1920 : (end - first) * 1920]
     whole = exact.decode(latents)[..., start * 1920 : end * 1920]
     assert (window - whole).abs().max() <= EXACT * whole.abs().max().clamp(min=1)
 
@@ -88,13 +107,16 @@ def test_an_encoded_window_equals_the_whole(codec: SpectralCodec, start: int, en
 
 
 @torch.no_grad()
-def test_the_decoder_margin_is_exact(codec: SpectralCodec) -> None:
+def test_the_decoder_margin_holds_and_is_no_wider_than_three_frames_too_many(codec: SpectralCodec) -> None:
+    """The windows' edges weigh next to nothing: the outermost frames drown in float32's rounding."""
     latents = torch.randn(1, FRAMES, 64, generator=torch.Generator().manual_seed(2))
     changed = latents.clone()
     changed[:, FRAMES // 2] += 1
     difference = (codec.decode(changed) - codec.decode(latents)).abs().amax((0, 1)).reshape(FRAMES, 1920).amax(1)
     touched = difference.nonzero().flatten() - FRAMES // 2
-    assert (int(touched.min()), int(touched.max())) == (-codec.decoder_margin, codec.decoder_margin)
+    margin = codec.decoder_margin
+    assert -margin <= int(touched.min()) <= 3 - margin
+    assert margin - 3 <= int(touched.max()) <= margin
 
 
 @torch.no_grad()
@@ -141,10 +163,21 @@ def test_saving_and_loading_keeps_configuration_statistics_and_bits(codec: Spect
 
 
 @torch.no_grad()
-def test_the_embedded_codec_keeps_within_a_sixth_of_a_second_of_reach(embedded: SpectralCodec) -> None:
+def test_the_phase_grid_repeats_after_its_period(codec: SpectralCodec) -> None:
+    latents = torch.randn(1, 12, 64, generator=torch.Generator().manual_seed(4))
+    at = {position: codec.decode(latents, position) for position in (0, 3, 20, -17, 100_000_003)}
+    assert torch.equal(at[20], at[0])
+    assert torch.equal(at[-17], at[3])
+    assert torch.equal(at[100_000_003], at[3])
+    assert not torch.equal(at[3], at[0])
+    assert torch.equal(codec.decode(latents, torch.tensor(3)), at[3])
+
+
+@torch.no_grad()
+def test_the_embedded_codec_keeps_within_half_a_second_of_reach(embedded: SpectralCodec) -> None:
     assert (embedded.sample_rate, embedded.hop, embedded.latent_channels) == (48000, 1920, 64)
-    assert embedded.encoder_margin <= 4
-    assert embedded.decoder_margin <= 7
+    assert embedded.encoder_margin <= 5
+    assert embedded.decoder_margin <= 12
 
 
 @torch.no_grad()
@@ -155,15 +188,5 @@ def test_an_embedded_window_equals_the_whole(embedded: SpectralCodec) -> None:
     window = embedded.encode(audio[..., (15 - encoder) * 1920 : (25 + encoder) * 1920])[:, encoder:-encoder]
     assert (window - latents[:, 15:25]).abs().max() <= 1e-5  # latents are divided by their small spread
     whole = embedded.decode(latents)[..., 15 * 1920 : 25 * 1920]
-    part = embedded.decode(latents[:, 15 - decoder : 25 + decoder])[..., decoder * 1920 : -decoder * 1920]
-    assert (part - whole).abs().max() <= TOLERANCE
-
-
-@torch.no_grad()
-def test_the_embedded_codec_reconstructs_a_chord(embedded: SpectralCodec) -> None:
-    from training.losses import figures
-
-    audio = music(75)
-    found = figures(embedded.decode(embedded.encode(audio)), audio)
-    assert found["log_mel_l1_nat"] < 1.0
-    assert found["si_sdr_below_1khz_db"] > 3.0
+    part = embedded.decode(latents[:, 15 - decoder : 25 + decoder], 15 - decoder)
+    assert (part[..., decoder * 1920 : -decoder * 1920] - whole).abs().max() <= TOLERANCE

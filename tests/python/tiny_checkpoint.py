@@ -21,7 +21,7 @@ from engine_server.model.spectral_codec import SpectralCodec
 
 WIDTH, TEXT_WIDTH, LATENT = 32, 32, 64
 ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-CODEC = {"encoder_width": 16, "encoder_hidden": 16, "decoder_width": 16, "decoder_hidden": 16, "frame_hidden": 16}
+CODEC = {"encoder_width": 16, "encoder_hidden": 16, "decoder_width": 16, "decoder_hidden": 16}
 
 
 def build_tiny_checkpoint(
