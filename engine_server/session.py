@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from engine_server.diffusion.dcw_settings import DcwSettings
+from engine_server.diffusion.dcw_settings import UNSET, DcwSettings, Unset
 from engine_server.diffusion.intake import Admission
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH
@@ -46,8 +46,6 @@ SLIDING_OVERLAP = 4 * FRAMES_PER_SECOND
 SLIDING_CROSSFADE = FRAMES_PER_SECOND
 COMPILED_SPAN_S = 4.0
 """Length that a compiled codec decodes at once, where no `vae_window` asks for another."""
-
-DEFAULT_DCW = DcwSettings()
 
 
 class Session(SessionAudio, SessionLoras):
@@ -208,7 +206,7 @@ class Session(SessionAudio, SessionLoras):
         method: str = "ode",
         seed: int = 0,
         pipeline_depth: int | None = None,
-        dcw: DcwSettings | None = DEFAULT_DCW,
+        dcw: DcwSettings | Unset | None = UNSET,
         admission: str = Admission.LIVE,
         warm: str = "even",
         has_source: bool = True,
@@ -217,9 +215,9 @@ class Session(SessionAudio, SessionLoras):
     ) -> StreamHandle:
         """A stream of generations of a source, in flight `pipeline_depth` at a time (by default as many as steps).
 
-        dcw: the wavelet correction that all share, None for none. admission, warm: see `StreamPipeline`. has_source: False to
-        show the decoder the source's structure only. loras, modulation: strengths by id as in `generate`, and fields of
-        `Modulation`, the base of every request.
+        dcw: the wavelet correction that all share, None for none; by default what suits the checkpoint. admission, warm: see
+        `StreamPipeline`. has_source: False to show the decoder the source's structure only. loras, modulation: strengths by id
+        as in `generate`, and fields of `Modulation`, the base of every request.
         """
         steps = self.checkpoint.settings.steps if steps is None else steps
         shape = RingShape(
@@ -229,6 +227,8 @@ class Session(SessionAudio, SessionLoras):
             tokens=self.checkpoint.settings.condition_tokens,
             width=self.checkpoint.condition_width,
         )
+        if isinstance(dcw, Unset):
+            dcw = DcwSettings() if self.checkpoint.settings.dcw else None
         pipeline = SharedControls(
             self.checkpoint.decoder,
             shape,

@@ -54,6 +54,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     condition_tokens: Annotated[int, Meta(ge=8, le=4096)] = 256
     """Length that conditions are padded to."""
     geometry: Geometry = Geometry()
+    dcw: bool = True
+    """Whether generations are corrected in wavelet bands (`DcwSettings`) where nothing is said of it. The correction moves each
+    step away from the model's estimate. The reference engine applies it to ACE-Step turbo; in many steps, or where the estimate
+    is rough, it adds up to noise."""
     timbre_cls_token: bool | None = None
     """Whether the timbre encoder reads its learned token before a clip. None: if decoder and condition differ in width (XL)."""
 
@@ -66,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 TURBO_SETTINGS = Settings()
-UNDISTILLED_SETTINGS = Settings(steps=50, shift=1.0)
+UNDISTILLED_SETTINGS = Settings(steps=50, shift=1.0, dcw=False)
 """For base and sft checkpoints, which were not distilled to few steps."""
 
 
@@ -211,7 +215,7 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
         text_encoder = _load_text_encoder(layout.text_encoder, place)
         tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)
         codec = load_codec(layout.vae, place.device)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise DemonError("E_CHECKPOINT_LAYOUT", f"{layout.folder} cannot be loaded: {error}") from error
     return Checkpoint(
         name=name,

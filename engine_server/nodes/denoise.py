@@ -7,14 +7,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from engine_server.diffusion.curves import CurveLike
-from engine_server.diffusion.dcw_settings import DcwSettings
+from engine_server.diffusion.dcw_settings import UNSET, DcwSettings
 from engine_server.diffusion.guidance import GuidanceMode
 from engine_server.modulation import Modulation
 from engine_server.nodes.definition import Kind, NodeParam, NodePort, Wire
 from engine_server.nodes.diffusion import DCW_PARAMS, SCHEDULE, denoise_param
 from engine_server.nodes.node import Node, node
 from engine_server.nodes.types import Config, MaskedLatent, ModelHandle, Solver
-from engine_server.session import DEFAULT_DCW, Session
+from engine_server.session import Session
 from engine_server.stream import StreamHandle
 from engine_server.types import Conditioning, Latent, PreparedSource
 
@@ -44,6 +44,7 @@ GUIDANCE = (
     NodeParam("cfg_rescale", Kind.CURVE, 0.0, "Back to the loudness without guidance.", min=0, max=1, hidden=True),
 )  # fmt: skip
 DCW_PREFIX = "dcw_"
+DCW_DESCRIPTION = "As of DCWConfig, where no dcw is wired and the checkpoint wants a correction."
 
 
 @node(
@@ -66,7 +67,7 @@ DCW_PREFIX = "dcw_"
         *GUIDANCE,
         *(
             replace(
-                param, name=DCW_PREFIX + param.name, description="As of DCWConfig, where no dcw is wired.", hidden=True
+                param, name=DCW_PREFIX + param.name, description=DCW_DESCRIPTION, hidden=True
             )
             for param in DCW_PARAMS
         ),
@@ -100,6 +101,7 @@ class StreamDenoise(Node):
         stream.source, stream.conditioning = piece, positive
         stream.seek(playhead_seconds)
         settings = {name.removeprefix(DCW_PREFIX): shaping.pop(name) for name in _DCW_NAMES}
+        settings["enabled"] &= model.session.checkpoint.settings.dcw
         stream.pipeline.set_dcw(**(vars(DcwSettings(**settings)) if dcw is None else vars(dcw)))
         stream.pipeline.set_channel_gain_tensor(model.gain(stream.pipeline.shape.frames))
         stream.set_adapters(model.strengths())
@@ -166,7 +168,7 @@ class Generate(Node):
             pipeline_depth=1,
             admission="queue",
             warm="burst",
-            dcw=DEFAULT_DCW if dcw is None else dcw,
+            dcw=UNSET if dcw is None else dcw,
             channel_gain=model.gain(len(piece)),
             **request_fields(source_latent=source_latent, denoise=config.denoise, **shaping),
         )

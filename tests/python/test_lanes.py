@@ -25,6 +25,9 @@ NEEDS = {
     "cfg_rescale": {"guidance": 3.0},
     "x0_target_gate": {"x0_target": 0.8},
     "initial_noise": {"denoise": 0.8},
+    "dcw_mult_blend": {"dcw_scaler": 0.05},
+    "dcw_mag_phase": {"dcw_scaler": 0.05},
+    "dcw_soft_thresh": {"dcw_scaler": 0.05},
 }
 """Lanes that another must be on for."""
 

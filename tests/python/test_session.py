@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import soxr
 import torch
+from msgspec import structs
 from safetensors.torch import save_file
 
 from engine_server import session as session_module
@@ -717,13 +719,21 @@ def test_shared_channel_gain_acts_as_the_same_gain_in_every_request(stream, one)
 
 def test_shared_wavelet_correction_can_be_changed_and_switched_off(stream, one):
     handle = stream()
-    handle.pipeline.set_dcw(scaler=0.3)
+    handle.pipeline.set_dcw(enabled=True, scaler=0.3)
     assert torch.equal(handle.generate().frames, one(dcw=DcwSettings(scaler=0.3)))
     handle.pipeline.set_dcw(enabled=False)
     assert torch.equal(handle.generate().frames, one(dcw=None))
-    assert not torch.equal(one(dcw=None), one())
     with pytest.raises(ValueError, match="unknown"):
         handle.pipeline.set_dcw(strength=1.0)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_by_default_a_generation_is_corrected_where_that_suits_the_checkpoint(wanted, session, one, monkeypatch):
+    settings = structs.replace(session.checkpoint.settings, dcw=wanted)
+    monkeypatch.setattr(session, "checkpoint", replace(session.checkpoint, settings=settings))
+    expected = one(dcw=DcwSettings() if wanted else None)
+    assert torch.equal(one(), expected)
+    assert not torch.equal(one(dcw=None if wanted else DcwSettings()), expected)
 
 
 def test_changes_of_depth_lose_no_generation_and_change_none(stream, one):
