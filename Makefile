@@ -8,7 +8,7 @@ BUILD ?= build
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-cpp test-python plugin serve lint format bench golden clean
+.PHONY: demo test test-cpp test-python plugin serve lint format bench golden model model-data model-small clean
 
 demo: plugin ## bounce 30 s of music through the plugin into out/demo
 	$(PY) -m demo.bounce --out out/demo
@@ -34,7 +34,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.golden
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.golden -p training
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
@@ -50,10 +50,45 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
+	$(PY) -m pip install --quiet --no-deps basic-pitch==0.4.0 # only its ONNX file is used; it would pull in TensorFlow
 	touch $@
 
 golden: $(VENV)/.ready ## run reference vectors; DIR=folder
 	$(PY) -m tests.golden $(or $(DIR),tests/golden/sampler)
+
+# What training needs of Debian besides; training/README.md says what each is for.
+TRAINING_PACKAGES = fluidsynth fluid-soundfont-gm musescore-general-soundfont-small fluidr3mono-gm-soundfont \
+	timgm6mb-soundfont ufoai-music sonic-pi-samples
+WORK ?= $(HOME)/.cache/demon-bridge/training
+THREADS ?= 2
+TRAIN = $(PY) -m training
+TRAINED = --work $(WORK) --threads $(THREADS)
+
+model: model-data ## train the embedded checkpoint and its LoRAs again, in hours; WORK=folder, THREADS=2; resumes where it was
+	$(TRAIN).train_codec codec $(TRAINED)
+	$(TRAIN).cache_latents $(TRAINED)
+	$(TRAIN).train_codec decoder $(TRAINED)
+	$(TRAIN).train_dit flow $(TRAINED)
+	$(TRAIN).train_dit finish $(TRAINED)
+	$(TRAIN).export --work $(WORK)
+	$(TRAIN).styles $(TRAINED)
+	$(TRAIN).train_lora $(TRAINED)
+	$(TRAIN).curves --work $(WORK) --out out/model/curves.png
+	$(VENV)/bin/demon eval --work $(WORK) --json out/model/evaluation.json --picture out/model/evaluation.png
+	@echo "for engine_server/assets/embedded/MODEL_CARD.md: the figures and pictures in out/model"
+
+model-small: model-data ## train the small checkpoint of the tests again, into tests/checkpoint
+	$(TRAIN).train_codec codec --size small --steps 400 $(TRAINED)
+	$(TRAIN).cache_latents --size small --pieces 200 $(TRAINED)
+	$(TRAIN).train_dit flow --size small --steps 600 $(TRAINED)
+	$(TRAIN).train_dit finish --size small --steps 100 $(TRAINED)
+	$(TRAIN).export --size small --codec codec --work $(WORK) --target tests/checkpoint
+
+model-data: $(VENV)/.ready
+	scripts/debian-packages $(TRAINING_PACKAGES)
+	$(TRAIN).build_data renders --work $(WORK)
+	$(TRAIN).build_data evaluation --work $(WORK)
+	[ -f $(WORK)/recordings.json ] || $(TRAIN).build_data recordings --work $(WORK)
 
 clean:
 	rm -rf $(BUILD) out

@@ -1,115 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the training arrays: aligned renders of our own pieces, and excerpts of freely licensed recordings.
+"""Builds the training arrays: aligned renders of our own pieces, and freely licensed recordings.
 
     python -m training.build_data renders --work DIR
+    python -m training.build_data evaluation --work DIR
     python -m training.build_data recordings --work DIR
 
-Writes `renders.npy` (int16 [piece, take, sample, 2]) with `renders.json`, and `recordings.npy` (int16 [sample, 2])
-with `recordings.json`, all at 48 kHz.
+Writes `renders.npy` (int16 [piece, take, sample, 2]) with `renders.json`, the same under `evaluation`, and
+`recordings.npy` (int16 [sample, 2]) with `recordings.json`, all at 48 kHz. Renders are resumable: run it again.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
+import hashlib
 import random
-import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
 from training.compose import compose
-from training.instruments import FAMILIES
-from training.render import SAMPLE_RATE, render
+from training.effects import apply_colours, draw_colours
+from training.instruments import FAMILIES, MIXED, MIXED_WORDS, Programs
+from training.recordings import UFOAI_MUSIC, build_recordings
+from training.render import SAMPLE_RATE, render_each, to_int16
+from training.renders import PieceInfo, Take, write_info
 from training.store import DEFAULT_WORK
 
-SOUNDFONTS = (
-    Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),  # Debian fluid-soundfont-gm, MIT
-    Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"),  # Debian musescore-general-soundfont-small, MIT
-)
-# Licences as in that package's debian/copyright. Its track turinItalyM is public domain too and van_theme CC-BY, but
-# both serve as test songs; the Psymong and AlexFightmare tracks are listed under GPL-2 and are left out.
-UFOAI_MUSIC = Path("/usr/share/games/ufoai/base/0music.pk3")  # Debian ufoai-music 2.5-2, a zip archive
-PUBLIC_DOMAIN_TRACKS = ("greecei",)
-CC_BY_TRACKS = (
-    "David01",
-    "David02",
-    "David03",
-    "David04",
-    "David05",
-    "azrael1",
-    "karlmacklin_geoscape",
-    "van_geoscape",
-    "van_mission",
-    "van_mission2",
-    "van_mission3",
-    "van_mission4",
-)
-RECORDING_LIMIT_S = 300
+SOUNDFONTS = {
+    Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"): 0.4,  # Debian fluid-soundfont-gm, MIT
+    Path("/usr/share/sounds/sf3/MuseScore_General_Lite.sf3"): 0.4,  # Debian musescore-general-soundfont-small, MIT
+    Path("/usr/share/sounds/sf3/FluidR3Mono_GM.sf3"): 0.2,  # Debian fluidr3mono-gm-soundfont, MIT
+}  # for training, and how often each is drawn
+EVALUATION_SOUNDFONT = Path("/usr/share/sounds/sf2/TimGM6mb.sf2")  # Debian timgm6mb-soundfont, GPL-2: never trained on
+HELD_OUT_SEED = 100000  # pieces from this seed on are never trained on
+HELD_OUT = 24
+EVALUATION_FAMILIES = 6  # per held-out piece
+SILENT_END_S = 0.6  # between the last note's end and the piece's
+BATCH = 40  # takes per synthesiser process
 
 
-def build_renders(work: Path, pieces: int, takes: int, held_out: int, piece_s: float, workers: int) -> None:
-    """`takes` families per piece, each with one of the soundfonts; the last `held_out` pieces are for tests only."""
-    rng = random.Random("demon-takes")
-    plan = [rng.sample(range(len(FAMILIES)), takes) for _ in range(pieces)]
-    fonts = [[rng.randrange(len(SOUNDFONTS)) for _ in range(takes)] for _ in range(pieces)]
-    scores = [compose(seed, piece_s - 0.6) for seed in range(pieces)]
-    shape = (pieces, takes, round(piece_s * SAMPLE_RATE), 2)
-    array = np.lib.format.open_memmap(work / "renders.npy", "w+", np.int16, shape)
+def plan_takes(seed: int, takes: int) -> list[Take]:
+    """`takes` - 1 different families and, last, a mixed band; a function of the piece's seed alone."""
+    rng = random.Random(f"demon-takes-{seed}")
+    variants = [(family.name, rng.choice(family.variants)) for family in rng.sample(FAMILIES, takes - 1)]
+    named = [(family, variant.words, variant.programs) for family, variant in variants]
+    return [
+        Take(family, words, draw_colours(rng), _draw_soundfont(rng), programs)
+        for family, words, programs in [*named, (MIXED, MIXED_WORDS, _mixed_programs(rng))]
+    ]
 
-    def fill(job: tuple[int, int]) -> None:
-        family, font = job
-        cells = [(p, t) for p in range(pieces) for t in range(takes) if (plan[p][t], fonts[p][t]) == job]
-        if cells:
-            audio = render([scores[p] for p, _ in cells], FAMILIES[family], SOUNDFONTS[font], piece_s)
-            for (piece, take), samples in zip(cells, audio, strict=True):
-                array[piece, take] = samples
 
+def _draw_soundfont(rng: random.Random) -> str:
+    return rng.choices(list(SOUNDFONTS), list(SOUNDFONTS.values()))[0].name
+
+
+def _mixed_programs(rng: random.Random) -> Programs:
+    """Each voice from another family."""
+    melody, chords, counter, bass = (rng.choice(family.variants).programs for family in rng.sample(FAMILIES, 4))
+    return melody[0], chords[1], counter[2], bass[3]
+
+
+def plan_evaluation(index: int) -> list[Take]:
+    """Six families without colours: any two pieces in a row have all twelve."""
+    order = random.Random(f"demon-evaluation-{index // 2}").sample(FAMILIES, len(FAMILIES))
+    chosen = order[EVALUATION_FAMILIES * (index % 2) :][:EVALUATION_FAMILIES]
+    rng = random.Random(f"demon-evaluation-variants-{index}")
+    variants = [(family.name, rng.choice(family.variants)) for family in chosen]
+    return [Take(family, v.words, (), EVALUATION_SOUNDFONT.name, v.programs) for family, v in variants]
+
+
+def build(name: str, work: Path, seeds: list[int], takes: list[list[Take]], piece_s: float, workers: int) -> None:
+    """Render all takes of all pieces into `name`.npy, batch by batch; batches of this plan that are done are skipped.
+
+    Another plan starts the array anew. There is a description, `name`.json, only beside a whole array. Takes of the
+    evaluation soundfont stay as rendered; others get their colours.
+    """
+    pieces = [compose(seed, piece_s - SILENT_END_S) for seed in seeds]
+    shape = (len(pieces), len(takes[0]), round(piece_s * SAMPLE_RATE), 2)
+    plan = hashlib.sha256(repr((shape, seeds, takes, pieces)).encode()).hexdigest()[:16]
+    log = work / f"{name}.{plan}.done"
+    array = _open_array(work / f"{name}.npy", shape, log)
+    done = set(log.read_text().split()) if log.exists() else set()
+    paths = {path.name: path for path in (*SOUNDFONTS, EVALUATION_SOUNDFONT)}
+    batches = _batches(takes)
+
+    def fill(index: int) -> None:
+        cells = batches[index]
+        chosen = [takes[p][t] for p, t in cells]
+        programs, soundfont = [take.programs for take in chosen], paths[chosen[0].soundfont]
+        audio = render_each([pieces[p] for p, _ in cells], programs, soundfont, piece_s)
+        for (p, t), take, samples in zip(cells, chosen, audio, strict=True):
+            is_evaluation = take.soundfont == EVALUATION_SOUNDFONT.name
+            array[p, t] = samples if is_evaluation else _coloured(samples, take, seeds[p] * len(takes[p]) + t)
+        with log.open("a") as lines:
+            lines.write(f"{index}\n")
+
+    in_order_of_pieces = sorted(range(len(batches)), key=lambda index: batches[index][0])
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, [(f, s) for f in range(len(FAMILIES)) for s in range(len(SOUNDFONTS))]))
+        list(pool.map(fill, [index for index in in_order_of_pieces if str(index) not in done]))
     array.flush()
-    families = [[FAMILIES[index].name for index in row] for row in plan]
-    info = {"families": families, "soundfonts": fonts, "held_out_pieces": held_out, "piece_s": piece_s}
-    (work / "renders.json").write_text(json.dumps(info, indent=1))
-    print(f"renders: {shape}, {pieces * takes * piece_s / 60:.0f} min")
+    held_out = sum(seed >= HELD_OUT_SEED for seed in seeds)
+    infos = [PieceInfo(s, piece.bpm, piece.key, piece.beats) for s, piece in zip(seeds, pieces, strict=True)]
+    write_info(work / f"{name}.json", infos, takes, held_out, plan)
+    print(f"{name}: {shape}, {shape[0] * shape[1] * piece_s / 3600:.1f} h")
 
 
-def build_recordings(work: Path, archive_path: Path) -> None:
-    """Up to five minutes of each licensed track, resampled to 48 kHz, one after another."""
-    parts, spans = [], []
-    with zipfile.ZipFile(archive_path) as archive:
-        for name in PUBLIC_DOMAIN_TRACKS + CC_BY_TRACKS:
-            audio, rate = soundfile.read(io.BytesIO(archive.read(f"music/{name}.ogg")), always_2d=True)
-            stereo = audio[: RECORDING_LIMIT_S * rate, [0, -1]]  # a mono track plays on both sides
-            audio = soxr.resample(stereo, rate, SAMPLE_RATE)
-            parts.append((audio.clip(-1, 1) * 32767).astype(np.int16))
-            spans.append({"track": name, "samples": len(parts[-1])})
-    recordings = np.concatenate(parts)
-    np.save(work / "recordings.npy", recordings)
-    (work / "recordings.json").write_text(json.dumps(spans, indent=1))
-    print(f"recordings: {len(parts)} tracks, {len(recordings) / SAMPLE_RATE / 60:.0f} min")
+def _open_array(path: Path, shape: tuple[int, ...], log: Path) -> np.memmap:
+    """The array that `log` tells of; without one, a new array, after removing all that was said of the old one."""
+    if log.exists() and path.exists():
+        array = np.lib.format.open_memmap(path, "r+")
+        if (array.shape, array.dtype) == (shape, np.int16):
+            return array
+    path.with_suffix(".json").unlink(missing_ok=True)
+    for stale in path.parent.glob(f"{path.stem}.*.done"):
+        stale.unlink()
+    return np.lib.format.open_memmap(path, "w+", np.int16, shape)
+
+
+def _batches(takes: list[list[Take]]) -> list[list[tuple[int, int]]]:
+    """Cells (piece, take) in groups that share a soundfont."""
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for p, row in enumerate(takes):
+        for t, take in enumerate(row):
+            groups.setdefault(take.soundfont, []).append((p, t))
+    return [cells[start : start + BATCH] for cells in groups.values() for start in range(0, len(cells), BATCH)]
+
+
+def _coloured(samples: np.ndarray, take: Take, seed: int) -> np.ndarray:
+    return to_int16(apply_colours(samples.astype(np.float32) / 32768, take.colours, seed, SAMPLE_RATE))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("renders", "recordings"))
+    parser.add_argument("what", choices=("renders", "evaluation", "recordings"))
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
-    parser.add_argument("--pieces", type=int, default=112)
-    parser.add_argument("--takes", type=int, default=7, help="families per piece")
-    parser.add_argument("--held-out", type=int, default=8, help="pieces at the end kept for tests")
-    parser.add_argument("--piece-seconds", type=float, default=20.0)
+    parser.add_argument("--pieces", type=int, default=1000, help="training pieces, besides the held-out ones")
+    parser.add_argument("--takes", type=int, default=5, help="per piece, the last one a mixed band")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="pieces at the end kept for tests")
+    parser.add_argument("--piece-seconds", type=float, default=12.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--archive", type=Path, default=UFOAI_MUSIC)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.what == "renders":
-        build_renders(args.work, args.pieces, args.takes, args.held_out, args.piece_seconds, args.workers)
-    else:
-        build_recordings(args.work, args.archive)
+    held_out = list(range(HELD_OUT_SEED, HELD_OUT_SEED + args.held_out))
+    seeds = [*range(args.pieces), *held_out]
+    steps: dict[str, Callable[[], None]] = {
+        "renders": lambda: build(
+            "renders", args.work, seeds, [plan_takes(s, args.takes) for s in seeds], args.piece_seconds, args.workers
+        ),
+        "evaluation": lambda: build(
+            "evaluation", args.work, held_out, [plan_evaluation(i) for i in range(args.held_out)],
+            args.piece_seconds, args.workers,
+        ),
+        "recordings": lambda: build_recordings(args.work, args.archive),
+    }  # fmt: skip
+    steps[args.what]()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encodes all training audio once and measures the latents' statistics.
 
-    python -m training.cache_latents --stage magnitude --work DIR
+    python -m training.cache_latents --work DIR
+    python -m training.cache_latents --pieces 200 --work DIR
 
-Writes `latents.pt`: normalised float16 latents of the renders [piece, take, frame, 64] and of the recordings
+Writes `<size>/latents.pt`: normalised float16 latents of the renders [piece, take, frame, 64] and of the recordings
 [frame, 64], the per-channel `mean` and `std`, and the hash of the encoder that made them. Readers assert the hash, and
 re-encode a sample: a cache made by another encoder trains a model that no decoder understands.
 """
@@ -11,6 +12,7 @@ re-encode a sample: a cache made by another encoder trains a model that no decod
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,65 +20,106 @@ import torch
 from torch import Tensor
 
 from engine_server.model.spectral_codec import SpectralCodec
-from training.store import DEFAULT_WORK, Renders, hash_tensors, save_atomically
+from engine_server.model.windows import plan_windows
+from training.renders import Renders
+from training.sizes import SIZES
+from training.store import DEFAULT_WORK, hash_tensors, save_atomically, state_path
 
 RMS = 0.1
 PIECE_GAIN_DB = (-8.0, 3.0)
-RECORDING_CHUNK_FRAMES = 1500
 REENCODE_TOLERANCE = 2e-3  # relative; float16 storage
+SMALLEST_STD = 1e-3
+LOG_EVERY = 100
 
 
-def load_codec(path: Path) -> SpectralCodec:
-    """The averaged weights of a stage's state file."""
-    codec = SpectralCodec()
-    codec.load_state_dict(torch.load(path)["ema"])
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The cache: normalised float16 latents `rendered` [piece, take, frame, 64] and `recorded` [frame, 64]."""
+
+    encoder_hash: str
+    rendered: Tensor
+    recorded: Tensor
+
+
+def load_codec(work: Path, size: str, stage: str) -> SpectralCodec:
+    """The averaged weights of a stage."""
+    codec = SpectralCodec(**SIZES[size].codec)
+    codec.load_state_dict(torch.load(state_path(work, size, f"codec_{stage}"))["ema"])
     return codec.eval()
 
 
 def encoder_hash(codec: SpectralCodec) -> str:
-    """Identifies what determines the raw latents: the encoder's weights."""
-    return hash_tensors({n: p for n, p in codec.named_parameters() if n.startswith("encoder")})
+    """Identifies what determines the raw latents: the encoder's weights and the features' statistics."""
+    return hash_tensors({n: p for n, p in codec.state_dict().items() if n.startswith(("encoder", "feature"))})
 
 
 def piece_takes(renders: Renders, piece: int) -> Tensor:
-    """All takes of a piece, each at the piece's loudness: [take, 2, samples]."""
-    audio = torch.from_numpy(renders.audio[piece].astype(np.float32)).transpose(1, 2) / 32768
-    gain_db = np.random.default_rng((piece, 7)).uniform(*PIECE_GAIN_DB)
+    """All takes of a piece, each at the piece's loudness: [take, 2, samples], whole frames."""
+    return at_piece_level(renders.audio[piece].astype(np.float32) / 32768, renders.pieces[piece].seed)
+
+
+def at_piece_level(takes: np.ndarray, seed: int) -> Tensor:
+    """Takes float32 [take, samples, 2], each at the loudness of the piece of this seed: [take, 2, samples], whole frames."""
+    audio = torch.from_numpy(takes).transpose(1, 2)
+    gain_db = np.random.default_rng((seed, 7)).uniform(*PIECE_GAIN_DB)
     level = audio.std(dim=(1, 2), keepdim=True).clamp_min(1e-3)
-    return (audio * (RMS / level * 10 ** (gain_db / 20))).clamp(-1, 1)
+    whole = audio.shape[-1] // SpectralCodec.hop * SpectralCodec.hop
+    return (audio * (RMS / level * 10 ** (gain_db / 20))).clamp(-1, 1)[..., :whole]
 
 
 @torch.no_grad()
-def cache(codec: SpectralCodec, work: Path) -> None:
-    """Encode everything; statistics come from the training pieces and the recordings."""
-    renders = Renders(work)
-    takes = [codec.moments(piece_takes(renders, piece))[0] for piece in range(len(renders.audio))]
+def raw_latents(codec: SpectralCodec, audio: Tensor) -> Tensor:
+    """The posterior's mean before normalisation: [B, 2, S] -> [B, N, 64]."""
+    return codec.moments(codec.features.analyse(audio))[0]
+
+
+def cache(codec: SpectralCodec, work: Path, size: str, pieces: int | None = None) -> None:
+    """Encode everything, or only the first `pieces` training pieces; statistics come from those and the recordings.
+
+    A cache of as many pieces by the same encoder is kept.
+    """
+    renders, path, made_by = Renders(work), state_path(work, size, "latents"), encoder_hash(codec)
+    count = len(renders.pieces) if pieces is None else min(pieces, renders.training_pieces)
+    if path.exists():
+        kept = torch.load(path, mmap=True)
+        if (kept["encoder_hash"], len(kept["rendered"])) == (made_by, count):
+            print(f"latents: {path} already holds {count} pieces by encoder {made_by}")
+            return
+    takes = []
+    for piece in range(count):
+        takes.append(raw_latents(codec, piece_takes(renders, piece)))
+        if (piece + 1) % LOG_EVERY == 0:
+            print(f"encoded {piece + 1}/{count} pieces", flush=True)
     rendered = torch.stack(takes)
-    recordings = np.load(work / "recordings.npy", mmap_mode="r")
-    chunk = RECORDING_CHUNK_FRAMES * codec.hop
-    parts = []
-    for start in range(0, len(recordings) - chunk, chunk):
-        audio = torch.from_numpy(recordings[start : start + chunk].astype(np.float32)).T[None] / 32768
-        parts.append(codec.moments(audio)[0][0])
-    recorded = torch.cat(parts)
+    recorded = encode_recordings(codec, np.load(work / "recordings.npy", mmap_mode="r"))
     pool = torch.cat([rendered[: renders.training_pieces].flatten(0, 2), recorded])
-    mean, std = pool.mean(0), pool.std(0).clamp_min(1e-3)
+    mean, std = pool.mean(0), pool.std(0).clamp_min(SMALLEST_STD)
     state = {
-        "encoder_hash": encoder_hash(codec),
+        "encoder_hash": made_by,
         "mean": mean,
         "std": std,
         "rendered": ((rendered - mean) / std).half(),
         "recorded": ((recorded - mean) / std).half(),
     }
-    save_atomically(state, work / "latents.pt")
-    print(f"latents: renders {tuple(rendered.shape)}, recordings {tuple(recorded.shape)}, hash {state['encoder_hash']}")
+    save_atomically(state, path)
+    print(f"latents: renders {tuple(rendered.shape)}, recordings {tuple(recorded.shape)}, hash {made_by}")
     print(f"std before normalisation: {std.min():.3f} to {std.max():.3f}")
 
 
+def encode_recordings(codec: SpectralCodec, recordings: np.ndarray) -> Tensor:
+    """Raw latents [frame, 64] of all whole frames of int16 [samples, 2], window by window, equal to those of the whole."""
+    frames, parts = len(recordings) // codec.hop, []
+    for plan in plan_windows(0, frames, frames, codec.encoder_margin):
+        samples = recordings[plan.span.first * codec.hop : plan.span.stop * codec.hop]
+        audio = torch.from_numpy(samples.astype(np.float32)).T[None] / 32768
+        parts.append(raw_latents(codec, audio)[0, plan.trim_left : plan.trim_left + len(plan.keep)])
+    return torch.cat(parts)
+
+
 @torch.no_grad()
-def load_latents(codec: SpectralCodec, work: Path) -> dict[str, Tensor]:
+def load_latents(codec: SpectralCodec, work: Path, size: str) -> Latents:
     """The cache, checked against `codec`, whose statistics buffers it sets."""
-    state = torch.load(work / "latents.pt")
+    state = torch.load(state_path(work, size, "latents"))
     if state["encoder_hash"] != encoder_hash(codec):
         raise ValueError("latents.pt was made by another encoder: run training.cache_latents again")
     codec.latent_mean.copy_(state["mean"])
@@ -86,17 +129,26 @@ def load_latents(codec: SpectralCodec, work: Path) -> dict[str, Tensor]:
     difference = float((fresh - stored).norm() / fresh.norm())
     if difference > REENCODE_TOLERANCE:
         raise ValueError(f"re-encoding a stored take differs by {difference:.4f}")
-    return state
+    return Latents(state["encoder_hash"], state["rendered"], state["recorded"])
+
+
+def cached_training_pieces(latents: Latents, renders: Renders) -> range:
+    """The training pieces that `latents` holds, which may be fewer than there are renders."""
+    return range(min(renders.training_pieces, len(latents.rendered)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", default="magnitude", help="which codec_<stage>.pt to encode with")
+    parser.add_argument("--stage", default="codec", help="which codec_<stage>.pt to encode with")
+    parser.add_argument("--size", choices=tuple(SIZES), default="embedded")
+    parser.add_argument(
+        "--pieces", type=int, help="only this many, from the first; all, the held-out ones too, by default"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    cache(load_codec(args.work / f"codec_{args.stage}.pt"), args.work)
+    cache(load_codec(args.work, args.size, args.stage), args.work, args.size, args.pieces)
 
 
 if __name__ == "__main__":

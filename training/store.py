@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,8 +15,14 @@ DEFAULT_WORK = Path("~/.cache/demon-bridge/training").expanduser()
 EMBEDDED = Path(__file__).resolve().parent.parent / "engine_server" / "assets" / "embedded"
 
 
+def state_path(work: Path, size: str, name: str) -> Path:
+    """Where a checkpoint size keeps a state file, in a folder of its own."""
+    return work / size / f"{name}.pt"
+
+
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """A reader, or a crash, never sees half a file."""
+    """Save into a folder that need not exist yet. A reader, or a crash, never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
@@ -31,36 +35,3 @@ def hash_tensors(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-class Ema:
-    """Exponential moving average of a module's floating-point state, with a short warm-up."""
-
-    def __init__(self, module: torch.nn.Module, decay: float):
-        self.decay = decay
-        self.updates = 0
-        self.state = {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: torch.nn.Module) -> None:
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 20))
-        for name, value in module.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value, 1 - decay)
-            else:
-                self.state[name].copy_(value)
-
-
-class Renders:
-    """The aligned renders: audio [piece, take, sample, 2], and which family each take plays."""
-
-    def __init__(self, work: Path):
-        self.audio = np.load(work / "renders.npy", mmap_mode="r")
-        info = json.loads((work / "renders.json").read_text())
-        self.families: list[list[str]] = info["families"]
-        self.training_pieces = len(self.families) - info["held_out_pieces"]
-
-    @property
-    def held_out_pieces(self) -> range:
-        return range(self.training_pieces, len(self.families))

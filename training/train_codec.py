@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the codec in three stages, each resumable: waveform, then magnitude, then the decoder alone.
+"""Trains the codec's network on spectra, in two resumable stages: `codec`, then the decoder alone on noisy latents.
 
-    python -m training.train_codec wave --steps 700 --work DIR
-    python -m training.train_codec magnitude --steps 1800 --work DIR
-    python -m training.train_codec decoder --steps 2000 --work DIR
+    python -m training.train_codec codec --work DIR
+    python -m training.train_codec decoder --work DIR
 
-A stage starts from its predecessor's averaged weights and writes `codec_<stage>.pt`; run again, it resumes. After
-`magnitude` the encoder is final, so the latents can be cached while `decoder` still runs.
+A stage writes `<size>/codec_<stage>.pt`; run again, it resumes. After `codec` the encoder is final, so the latents can
+be cached while `decoder` still runs. The decoder's stage adds noise to the latents, as a transformer's errors will.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import time
+import hashlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,131 +21,152 @@ import torch
 from torch import Tensor
 
 from engine_server.model.spectral_codec import SpectralCodec
-from training.losses import CodecLoss, figures, kl_divergence
-from training.store import DEFAULT_WORK, Ema, Renders, save_atomically
+from training.cache_latents import encoder_hash, load_codec
+from training.loop import Plan, run, run_stage_command
+from training.losses import FeatureLoss, kl_divergence
+from training.renders import Renders
+from training.sizes import SIZES
+from training.store import state_path
 
-FRAMES = 20  # per training excerpt: 0.8 s
+FRAMES = 64  # per training excerpt: 2.56 s
+EDGE = 4  # frames on either side that are seen but not judged
+BATCH = 10
 RMS = 0.1  # -20 dBFS, before the random gain
 GAIN_DB = (-14.0, 5.0)
-LOG_EVERY, SAVE_EVERY = 50, 200
+READ_AHEAD = 4  # steps
+RECORDING_SHARE, MIX_SHARE = 0.35, 0.15
+STATISTICS_STEPS = range(1_000_000, 1_000_012)  # batches that training never reaches
+LOG_VARIANCE_RANGE = (-9.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage optimises. `waveform` and `magnitude` weigh the two losses."""
+    """What one stage optimises. `noise`: up to this many of a latent's standard deviations are added."""
 
     previous: str | None
+    steps: int
     learning_rate: float
-    batch: int
-    waveform: float
-    magnitude: float
     kl: float
+    noise: float
     trains_encoder: bool
 
 
 STAGES = {
-    "wave": Stage(None, 1e-3, 6, 1.0, 0.0, 1e-5, True),
-    "magnitude": Stage("wave", 8e-4, 6, 0.5, 1.0, 1e-4, True),
-    "decoder": Stage("magnitude", 5e-4, 6, 0.5, 1.0, 0.0, False),
+    "codec": Stage(None, 2800, 1.5e-3, 5e-4, 0.0, True),
+    "decoder": Stage("codec", 1900, 8e-4, 0.0, 0.25, False),
 }
 
 
 class Excerpts:
-    """Random excerpts, half from the recordings and half from the renders; a function of the step alone."""
+    """Random excerpts of renders and recordings; a batch is a function of the step alone.
+
+    The next batches are read ahead: the renders are larger than most machines' memory.
+    """
 
     def __init__(self, work: Path, samples: int):
         self.renders = Renders(work)
         self.recordings = np.load(work / "recordings.npy", mmap_mode="r")
         self.samples = samples
+        self._readers = ThreadPoolExecutor(READ_AHEAD)
+        self._ahead: dict[int, Future[Tensor]] = {}
+
+    def batch(self, step: int) -> Tensor:
+        """The excerpts of a step: [BATCH, 2, S]."""
+        for coming in range(step, step + READ_AHEAD):
+            if coming not in self._ahead:
+                self._ahead[coming] = self._readers.submit(self._make, coming)
+        return self._ahead.pop(step).result()
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < 0.5:
-            start = rng.integers(len(self.recordings) - self.samples)
-            return self.recordings[start : start + self.samples]
-        audio = self.renders.audio
-        start = rng.integers(audio.shape[2] - self.samples)
-        piece, take = rng.integers(self.renders.training_pieces), rng.integers(audio.shape[1])
-        return audio[piece, take, start : start + self.samples]
+        """[2, samples] at -20 dBFS; silence is drawn again."""
+        while True:
+            if rng.random() < RECORDING_SHARE:
+                start = rng.integers(len(self.recordings) - self.samples)
+                cut = self.recordings[start : start + self.samples]
+            else:
+                audio = self.renders.audio
+                start = rng.integers(audio.shape[2] - self.samples)
+                piece, take = rng.integers(self.renders.training_pieces), rng.integers(audio.shape[1])
+                cut = audio[piece, take, start : start + self.samples]
+            cut = cut.astype(np.float32).T / 32768
+            level = cut.std()
+            if level > 0.003:
+                return cut * (RMS / level)
 
-    def batch(self, step: int, count: int) -> Tensor:
-        """Excerpts of one loudness, give or take GAIN_DB; channels swapped half of the time: [count, 2, S]."""
+    def _make(self, step: int) -> Tensor:
+        """Excerpts and now and then the sum of two, at random gains, channels swapped half of the time: [BATCH, 2, S]."""
         rng = np.random.default_rng((step, 20250))
         chosen: list[np.ndarray] = []
-        while len(chosen) < count:
-            audio = self._draw(rng).astype(np.float32).T / 32768
-            level = audio.std()
-            if level < 0.003:
-                continue
-            audio = audio * (RMS / level * 10 ** (rng.uniform(*GAIN_DB) / 20))
+        for _ in range(BATCH):
+            audio = self._draw(rng)
+            if rng.random() < MIX_SHARE:
+                audio = audio + self._draw(rng) * 10 ** (rng.uniform(-12, 0) / 20)
+            audio = audio * 10 ** (rng.uniform(*GAIN_DB) / 20)
             chosen.append((audio[::-1] if rng.random() < 0.5 else audio).clip(-1, 1))
         return torch.from_numpy(np.stack(chosen))
 
 
-def train(name: str, work: Path, steps: int, stop_after: int | None) -> None:
+def data_hash(work: Path) -> str:
+    """Hash of the descriptions of renders and recordings: 16 hex digits."""
+    texts = [(work / f"{name}.json").read_bytes() for name in ("renders", "recordings")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+
+
+@torch.no_grad()
+def measure_features(codec: SpectralCodec, data: Excerpts) -> None:
+    """Set the features' statistics: a mean for each, one spread for all log-magnitudes and one for all shares."""
+    seen = torch.cat([codec.features.analyse(data.batch(step)) for step in STATISTICS_STEPS]).flatten(0, 1)
+    codec.feature_mean.copy_(seen.mean(0))
+    shares = codec.features.sizes[2]
+    spread = (seen - codec.feature_mean).square()
+    codec.feature_std[:-shares] = spread[:, :-shares].mean().sqrt()
+    codec.feature_std[-shares:] = spread[:, -shares:].mean().sqrt()
+
+
+@torch.no_grad()
+def measure_latents(codec: SpectralCodec, data: Excerpts) -> Tensor:
+    """Standard deviation of each unnormalised latent channel: [64]."""
+    means = [codec.moments(codec.features.analyse(data.batch(step)))[0] for step in STATISTICS_STEPS]
+    return torch.cat(means).flatten(0, 1).std(0)
+
+
+def train(name: str, arguments: argparse.Namespace) -> None:
     """Run one stage to its last step, or `stop_after` of this call's steps."""
-    stage = STAGES[name]
+    stage, work, size = STAGES[name], arguments.work, arguments.size
     torch.manual_seed(0)
-    codec = SpectralCodec()
-    if stage.previous:
-        codec.load_state_dict(torch.load(work / f"codec_{stage.previous}.pt")["ema"])
-    encoder = [p for n, p in codec.named_parameters() if n.startswith("encoder")]
-    for parameter in encoder:
-        parameter.requires_grad_(stage.trains_encoder)
-    trained = [p for p in codec.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, stage.learning_rate, betas=(0.8, 0.99), weight_decay=1e-3)
-    ema, first = Ema(codec, 0.995), 0
-    path = work / f"codec_{name}.pt"
-    if path.exists():
-        saved = torch.load(path)
-        codec.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.state, ema.updates, first = saved["ema"], saved["step"], saved["step"]
-    last = min(steps, first + stop_after) if stop_after else steps
-    learned = slice(codec.config.waveform_channels, None)
+    codec = load_codec(work, size, stage.previous) if stage.previous else SpectralCodec(**SIZES[size].codec)
     data = Excerpts(work, FRAMES * codec.hop)
-    losses: list[float] = []
-    started = time.monotonic()
-    for step in range(first, last):
-        decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * decay * min(1.0, (step + 1) / 50)
-        audio = data.batch(step, stage.batch)
-        mean, log_variance = codec.moments(audio)
-        log_variance = log_variance.clamp(-8, 4)
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(step))
-        decoded = codec.decode_raw(mean + noise * (log_variance / 2).exp())
-        pair = CodecLoss(decoded, audio)
-        loss = stage.waveform * pair.waveform_led()
-        if stage.magnitude:
-            loss = loss + stage.magnitude * pair.magnitude_led()
-        (loss + stage.kl * kl_divergence(mean[..., learned], log_variance[..., learned])).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 2.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(codec)
-        losses.append(loss.item())
-        done = step + 1
-        if done % LOG_EVERY == 0:
-            shown = " ".join(f"{key} {value:.2f}" for key, value in figures(decoded, audio).items())
-            pace = (time.monotonic() - started) / (done - first)
-            average = np.mean(losses[-LOG_EVERY:])
-            print(f"{name} {done}/{steps} loss {average:.3f} {shown} {pace:.2f} s/step", flush=True)
-        if done % SAVE_EVERY == 0 or done == last:
-            state = {"model": codec.state_dict(), "ema": ema.state, "optimizer": optimizer.state_dict(), "step": done}
-            save_atomically(state, path)
+    if stage.previous:
+        latent_std, identity = measure_latents(codec, data), encoder_hash(codec)
+    else:
+        latent_std, identity = torch.ones(codec.latent_channels), data_hash(work)
+        measure_features(codec, data)
+    for parameter_name, parameter in codec.named_parameters():
+        parameter.requires_grad_(stage.trains_encoder or not parameter_name.startswith("encoder"))
+    distance = FeatureLoss(codec.features)
 
+    def losses_of(step: int) -> dict[str, Tensor]:
+        with torch.no_grad():
+            true = codec.features.analyse(data.batch(step))
+        mean, log_variance = codec.moments(true)
+        log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+        generator = torch.Generator().manual_seed(step)
+        noise = torch.randn(mean.shape, generator=generator)
+        spread = (log_variance / 2).exp() + stage.noise * torch.rand(BATCH, 1, 1, generator=generator) * latent_std
+        decoded = codec.decode_features(mean + noise * spread)
+        terms = distance(decoded[:, EDGE:-EDGE], true[:, EDGE:-EDGE])
+        terms["kl"] = kl_divergence(mean, log_variance)
+        return terms | {"total": terms["total"] + stage.kl * terms["kl"]}
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=tuple(STAGES))
-    parser.add_argument("--steps", type=int, required=True, help="length of the stage; sets the learning-rate decay")
-    parser.add_argument("--stop-after", type=int, help="do at most this many steps now, resume later")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args.stage, args.work, args.steps, args.stop_after)
+    plan = Plan(
+        state_path(work, size, f"codec_{name}"),
+        stage.steps if arguments.steps is None else arguments.steps,
+        stage.learning_rate,
+        arguments.stop_after,
+        identity=identity,
+    )
+    run(plan, codec, losses_of)
 
 
 if __name__ == "__main__":
-    main()
+    run_stage_command(__doc__, STAGES, train)

@@ -1,179 +1,150 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains text encoder, condition encoder and transformer by flow matching on aligned latents; resumable.
+"""Trains text encoder, condition encoder and transformer by flow matching on aligned latents, then finishes them.
 
-    python -m training.train_dit --steps 2000 --work DIR
+    python -m training.train_dit flow --work DIR
+    python -m training.train_dit finish --work DIR
 
-x_t = (1 - t) * x0 + t * noise, target v = noise - x0, context = [source latents 64 | ones 64]. Source and target are
-the same notes on different instruments, and the caption names the target's. Writes `dit.pt`.
+x_t = (1 - t) * x0 + t * noise, target v = noise - x0, context = [source latents 64 | mask 64]. Source and target are
+the same notes on different instruments, and the prompt names the target's. `finish` teaches the model to say at once
+what guidance of its own earlier self would say (guidance distillation, Meng et al. 2023), so that a prompt is obeyed
+at the cost of one forward per step. Writes `<size>/dit_<stage>.pt`; run again, a stage resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import random
-import time
-from dataclasses import dataclass
+import copy
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from engine_server.model.dit import DitForward
-from training.cache_latents import load_codec, load_latents
+from training.cache_latents import cached_training_pieces, load_codec, load_latents
 from training.conditions import encode_conditions
-from training.instruments import FAMILIES, FAMILY_INDEX
-from training.modules import build_diffusion_modules, encode_silence
-from training.prompts import as_is_caption, caption_for
-from training.store import DEFAULT_WORK, Ema, Renders, save_atomically
+from training.loop import Plan, run, run_stage_command
+from training.modules import DiffusionModules, build_diffusion_modules, encode_silence
+from training.renders import Renders
+from training.sampler import Batch, PairSampler
+from training.sizes import SIZES
+from training.store import hash_tensors, state_path
 
-FRAMES = 140  # past 100 + hop 20 + lookahead 20
-BATCH = 16
-LEARNING_RATE = 1e-3
-NULL_SHARE = 0.10  # rows whose condition is the learned null embedding
-NO_SOURCE_SHARE = 0.07  # rows that hear silence as their source
-IDENTITY_SHARE = 0.10  # rows whose target is the source, "as is"
-RECORDING_SHARE = 0.5  # of the identity rows: from real recordings
-SAME_TAKE_SHARE = 0.05  # rows whose source already has the wanted colour
-EDGE_SHARE = 0.10  # rows that begin before the song or end after it
-TIME_MEAN, TIME_SPREAD = 0.4, 1.1  # t = sigmoid of this normal
-LOG_EVERY, SAVE_EVERY = 50, 200
+STEPS = {"flow": 8000, "finish": 300}
+LEARNING_RATE = {"flow": 1e-3, "finish": 3e-4}
+FINISH_GUIDANCE = 4.0
+FINISH_OFFSET = 10_000_000  # batches of the finish come after all of the flow's
 
 
-@dataclass
-class Batch:
-    """`clean` and `source` are [B, FRAMES, 64]; `is_null` [B] marks rows without a caption."""
-
-    clean: Tensor
-    source: Tensor
-    captions: list[str]
-    is_null: Tensor
-    t: Tensor
-    noise: Tensor
-
-
-class PairSampler:
-    """Draws training rows from the latent cache; a batch is a function of its step alone."""
-
-    def __init__(self, latents: dict[str, Tensor], families: list[list[str]], pieces: range, silence: Tensor):
-        self.rendered, self.recorded = latents["rendered"], latents["recorded"]
-        self.families, self.pieces, self.silence = families, pieces, silence
-
-    def _row(self, rng: random.Random) -> tuple[Tensor, Tensor, str]:
-        if rng.random() < IDENTITY_SHARE:
-            if rng.random() < RECORDING_SHARE:
-                start = rng.randrange(len(self.recorded) - FRAMES)
-                clean = self.recorded[start : start + FRAMES].float()
-            else:
-                clean = self._excerpt(rng.choice(self.pieces), rng.randrange(self.rendered.shape[1]), rng)
-            return clean, clean, as_is_caption(rng)
-        piece = rng.choice(self.pieces)
-        target, source = rng.sample(range(self.rendered.shape[1]), 2)
-        if rng.random() < SAME_TAKE_SHARE:
-            source = target
-        start = rng.randrange(self.rendered.shape[2] - FRAMES + 1)
-        clean = self.rendered[piece, target, start : start + FRAMES].float()
-        heard = self.rendered[piece, source, start : start + FRAMES].float()
-        family = FAMILIES[FAMILY_INDEX[self.families[piece][target]]]
-        return clean, heard, caption_for(family, rng)
-
-    def _excerpt(self, piece: int, take: int, rng: random.Random) -> Tensor:
-        start = rng.randrange(self.rendered.shape[2] - FRAMES + 1)
-        return self.rendered[piece, take, start : start + FRAMES].float()
-
-    def batch(self, step: int, count: int = BATCH) -> Batch:
-        rng = random.Random(f"demon-batch-{step}")
-        generator = torch.Generator().manual_seed(step)
-        clean, source, captions = [], [], []
-        for _ in range(count):
-            target, heard, caption = self._row(rng)
-            if rng.random() < NO_SOURCE_SHARE:
-                heard = self.silence.expand(FRAMES, -1)
-            if rng.random() < EDGE_SHARE:
-                outside = torch.arange(FRAMES) < rng.randrange(1, FRAMES)
-                outside = outside if rng.random() < 0.5 else outside.flip(0)
-                target = torch.where(outside[:, None], self.silence, target)
-                heard = torch.where(outside[:, None], self.silence, heard)
-            clean.append(target)
-            source.append(heard)
-            captions.append(caption)
-        return Batch(
-            torch.stack(clean),
-            torch.stack(source),
-            captions,
-            torch.rand(count, generator=generator) < NULL_SHARE,
-            torch.sigmoid(TIME_MEAN + TIME_SPREAD * torch.randn(count, generator=generator)),
-            torch.randn(count, FRAMES, clean[0].shape[-1], generator=generator),
-        )
-
-
-def velocity_loss(forward: DitForward, batch: Batch, states: Tensor, mask: Tensor) -> Tensor:
-    """Squared velocity error of each row: [B]."""
+def noisy_input(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The state x_t and the context that the transformer sees: [B, T, 64], [B, T, 128]."""
     t = batch.t[:, None, None]
     noisy = (1 - t) * batch.clean + t * batch.noise
-    context = torch.cat([batch.source, torch.ones_like(batch.source)], dim=-1)
-    velocity = forward(noisy, batch.t, context, forward.encode(states, mask))
+    return noisy, torch.cat([batch.source, batch.mask.expand_as(batch.source)], dim=-1)
+
+
+def told_conditions(modules: DiffusionModules, batch: Batch) -> tuple[Tensor, Tensor]:
+    """States [B, L, D] and key mask [B, L] of the rows' prompts, the null embedding where a row has none."""
+    states, mask = encode_conditions(modules, batch.prompts)
+    return torch.where(batch.is_null[:, None, None], modules.condition_encoder.null_condition_emb, states), mask
+
+
+def velocity_loss(
+    forward: DitForward, batch: Batch, states: Tensor, mask: Tensor, adapters: Tensor | None = None
+) -> Tensor:
+    """Squared velocity error of each row: [B]. adapters: strengths [B, A], None for no adapters."""
+    noisy, context = noisy_input(batch)
+    velocity = forward(noisy, batch.t, context, forward.encode(states, mask, adapters), adapters)
     return (velocity - (batch.noise - batch.clean)).square().mean(dim=(1, 2))
 
 
-def train(work: Path, steps: int, stage: str, stop_after: int | None) -> None:
-    """Run to the last step, or `stop_after` of this call's steps."""
+class Teacher:
+    """A frozen copy of the modules that answers with guidance."""
+
+    def __init__(self, modules: DiffusionModules, guidance: float):
+        self._modules = copy.deepcopy(modules)
+        self._modules.trained.eval().requires_grad_(False)
+        self._forward = DitForward(self._modules.transformer)
+        self._guidance = guidance
+
+    @torch.no_grad()
+    def velocity(self, batch: Batch) -> Tensor:
+        """The guided velocity of each row, and v_null for rows without a prompt: [B, T, 64].
+
+        v_prompt + (guidance - 1) * d, where d is the part of v_prompt - v_null that is orthogonal to v_prompt (adaptive
+        projected guidance, Sadat et al. 2024), brought back to v_prompt's level: the rest would make covers louder.
+        """
+        noisy, context = noisy_input(batch)
+        states, mask = encode_conditions(self._modules, batch.prompts)
+        null = self._modules.condition_encoder.null_condition_emb.expand_as(states)
+        told = self._forward(noisy, batch.t, context, self._forward.encode(states, mask))
+        untold = self._forward(noisy, batch.t, context, self._forward.encode(null, mask))
+        guided = told + (self._guidance - 1) * _orthogonal(told - untold, told)
+        guided = guided * (_level(told) / _level(guided))
+        return torch.where(batch.is_null[:, None, None], untold, guided)
+
+
+def _orthogonal(x: Tensor, to: Tensor) -> Tensor:
+    """The part of each row of `x` that is orthogonal to that of `to`: [B, T, 64]."""
+    along = (x * to).sum((1, 2), keepdim=True) / to.square().sum((1, 2), keepdim=True)
+    return x - along * to
+
+
+def _level(x: Tensor) -> Tensor:
+    """Root mean square of each row: [B, 1, 1]."""
+    return x.square().mean((1, 2), keepdim=True).sqrt()
+
+
+def train(name: str, arguments: argparse.Namespace) -> None:
+    """Run one stage to its last step, or `stop_after` of this call's steps."""
+    work, size = arguments.work, arguments.size
     torch.manual_seed(0)
-    codec = load_codec(work / f"codec_{stage}.pt")
-    latents = load_latents(codec, work)
+    codec = load_codec(work, size, "codec")
+    latents = load_latents(codec, work, size)
     silence = encode_silence(codec)
-    modules = build_diffusion_modules(silence)
+    modules = build_diffusion_modules(silence, SIZES[size])
     renders = Renders(work)
-    sampler = PairSampler(latents, renders.families, range(renders.training_pieces), silence)
-    forward = DitForward(modules.transformer)
-    trained = modules.trained.train()
-    optimizer = torch.optim.AdamW(trained.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    ema, first, path = Ema(trained, 0.998), 0, work / "dit.pt"
-    if path.exists():
-        saved = torch.load(path)
-        if saved["encoder_hash"] != latents["encoder_hash"]:
-            raise ValueError("dit.pt was trained on another encoder's latents: move it away first")
-        trained.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema.state, ema.updates, first = saved["ema"], saved["step"], saved["step"]
-    last = min(steps, first + stop_after) if stop_after else steps
-    losses: list[float] = []
-    started = time.monotonic()
-    for step in range(first, last):
-        decay = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * decay * min(1.0, (step + 1) / 100)
-        batch = sampler.batch(step)
-        states, mask = encode_conditions(modules, batch.captions)
-        states = torch.where(batch.is_null[:, None, None], modules.condition_encoder.null_condition_emb, states)
-        loss = velocity_loss(forward, batch, states, mask).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update(trained)
-        losses.append(loss.item())
-        done = step + 1
-        if done % LOG_EVERY == 0:
-            pace = (time.monotonic() - started) / (done - first)
-            print(f"dit {done}/{steps} loss {np.mean(losses[-LOG_EVERY:]):.4f} {pace:.2f} s/step", flush=True)
-        if done % SAVE_EVERY == 0 or done == last:
-            state = {"model": trained.state_dict(), "ema": ema.state, "optimizer": optimizer.state_dict()}
-            save_atomically(state | {"step": done, "encoder_hash": latents["encoder_hash"]}, path)
+    sampler = PairSampler(latents, renders, cached_training_pieces(latents, renders), silence)
+    forward, trained = DitForward(modules.transformer), modules.trained.train()
+    identity, teacher = latents.encoder_hash, None
+    if name == "finish":
+        identity = load_diffusion(modules, work, size, "flow", latents.encoder_hash)
+        teacher = Teacher(modules, FINISH_GUIDANCE)
+
+    def losses_of(step: int) -> dict[str, Tensor]:
+        batch = sampler.batch(step + (FINISH_OFFSET if teacher else 0))
+        states, mask = told_conditions(modules, batch)
+        if teacher is None:
+            return {"total": velocity_loss(forward, batch, states, mask).mean()}
+        noisy, context = noisy_input(batch)
+        velocity = forward(noisy, batch.t, context, forward.encode(states, mask))
+        return {"total": (velocity - teacher.velocity(batch)).square().mean()}
+
+    plan = Plan(
+        state_path(work, size, f"dit_{name}"),
+        STEPS[name] if arguments.steps is None else arguments.steps,
+        LEARNING_RATE[name],
+        arguments.stop_after,
+        weight_decay=0.01,
+        identity=identity,
+    )
+    run(plan, trained, losses_of)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, required=True, help="length of the run; sets the learning-rate decay")
-    parser.add_argument("--stop-after", type=int, help="do at most this many steps now, resume later")
-    parser.add_argument("--stage", default="magnitude", help="which codec_<stage>.pt made the latents")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=DEFAULT_WORK)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    train(args.work, args.steps, args.stage, args.stop_after)
+def load_diffusion(modules: DiffusionModules, work: Path, size: str, stage: str, encoder: str) -> str:
+    """Set the modules to a stage's averaged weights, and return the identity of what is trained on top of them.
+
+    That is `encoder`, the hash of the encoder whose latents they know, and a hash of the weights.
+    Raises FileNotFoundError before the stage is trained, ValueError if it was on another encoder's latents.
+    """
+    path = state_path(work, size, f"dit_{stage}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run training.train_dit {stage} first")
+    saved = torch.load(path)
+    if str(saved["identity"]).partition(" ")[0] != encoder:
+        raise ValueError(f"{path} was trained on another encoder's latents")
+    modules.trained.load_state_dict(saved["ema"])
+    return f"{encoder} {hash_tensors(saved['ema'])}"
 
 
 if __name__ == "__main__":
-    main()
+    run_stage_command(__doc__, STEPS, train)
