@@ -11,6 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import logging
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,8 @@ Model = Annotated[
     ),
 ]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
+FILE_COLUMNS = 170
+"""Width of tables where no terminal says how wide it is."""
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
@@ -127,6 +130,41 @@ def render(
     )
     write_json(out.with_suffix(".receipt.json"), receipt)
     console.print(f"{out}  {audio.shape[1] / rate:.1f} s  result {receipt.result_sha256[:16]}")
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="As --model of the other commands.")] = "embedded",
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the training's data and of what is kept between runs.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases: see that everything runs.")] = False,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="codec, identity, covers, colours, dose, lanes, loras or speed; repeatable. All by default."),
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(min=0.0, help="Scale of classifier-free guidance in covers; 1 is none.")
+    ] = 1.0,
+    loras: Annotated[Path | None, typer.Option(help="Folder of LoRA files; by default those of the engine.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG to draw them in.")] = None,
+) -> None:
+    """Measure what a checkpoint does to music, against its targets. Ends with status 0 even where one is missed."""
+    from engine_server.files import check_folder
+
+    for out in (json_file, picture):
+        if out is not None:
+            check_folder(out)
+    from training.evaluation.requirements import PARTS, check_requirements
+
+    check_requirements(part or PARTS)
+    from training.evaluation.run import Options, run
+    from training.store import DEFAULT_WORK
+
+    options = Options(model, work or DEFAULT_WORK, part or PARTS, quick, guidance, loras)
+    width = None if sys.stdout.isatty() else FILE_COLUMNS
+    run(options, Console(width=width), json=json_file, picture=picture)
 
 
 def load_engine(model: str, depth: int) -> Engine:
