@@ -36,6 +36,12 @@ def tiny(tiny_folder):
 
 
 @pytest.fixture(scope="session")
+def trained_folder():
+    """Folder of the small trained checkpoint (`make model-small`)."""
+    return HERE / "checkpoint"
+
+
+@pytest.fixture(scope="session")
 def fixtures():
     """Folder of the music that tests and demo use."""
     return HERE.parent / "fixtures"

@@ -18,8 +18,15 @@ from engine_server.model.lora import AdapterBank, Shapes
 from engine_server.model.lora_files import FOLDER_FILES, LoraHeader, content_hash, lora_file, read_header, read_lora
 from shared_protocol.errors import DemonError
 
+SHIPPED = Path(__file__).parents[1] / "assets" / "loras"
+"""LoRAs for the embedded checkpoint that come with the engine; see `shipped_loras`."""
 HASH_DIGITS = 8
 """Digits of the content hash in an id whose name was taken."""
+
+
+def shipped_loras() -> dict[str, Path]:
+    """The engine's own LoRAs by id."""
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
 
 
 class LoraState(enum.Enum):
@@ -75,13 +82,13 @@ class LoraLibrary:
         self._known: dict[str, _Known] = {}
 
     def register(self, path: Path) -> str:
-        """Make a LoRA known by its header and return its id.
+        """Make a LoRA known by its header and return its id. `path` may be the id of a shipped LoRA, where no file has that path.
 
         The id is the file's stem, or the folder's name for a PEFT or diffusers folder. A file that is known already, and
         another with the same contents, keep their id. If the name is taken by other contents, the id gets the first digits of
         the content hash, as in `choir-1f0c22ab`; only then is a whole file read.
         """
-        file = lora_file(path.expanduser()).resolve()
+        file = lora_file(_found(path.expanduser())).resolve()
         header = read_header(file, self._targets)
         added = _Known(header, {**header.metadata, **_sidecar(file)})
         name = file.parent.name if file.name in FOLDER_FILES else file.stem
@@ -204,6 +211,11 @@ class LoraLibrary:
         if known.place is not None:
             self._bank.remove(known.place)
             known.place = None
+
+
+def _found(path: Path) -> Path:
+    """The path, or the shipped LoRA's whose id it is."""
+    return path if path.exists() else shipped_loras().get(str(path), path)
 
 
 def _hash(known: _Known) -> str:
