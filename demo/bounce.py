@@ -2,7 +2,8 @@
 """Bounce 30 s of real music through the plugin with two lanes drawn: `python -m demo.bounce --out out/demo`.
 
 Starts an engine server with the embedded checkpoint, hosts the built VST3 in a headless host, and leaves source, bounce, a
-picture and a receipt. A second run compares its bits with the receipt of the first.
+picture and a receipt; then the same piano with several prompts (`demo.prompts`). A second run compares its bits with the
+receipt of the first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 import numpy as np
 
 from demo.picture import draw
+from demo.prompts import bounce_prompts
 from engine_server.files import read_audio, write_audio, write_json
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.receipt import Receipt, write_receipt
@@ -53,6 +55,7 @@ def main() -> None:
         )
         result, report = job.finish()
         took = time.monotonic() - began
+        bounce_prompts(endpoint, out / "prompts")
     receipt = write_receipt(
         checkpoint=checkpoint,
         checkpoint_hash=checkpoint_hash,
@@ -72,7 +75,7 @@ def main() -> None:
     )
     print(compare_with_last(out / "receipt.json", receipt))
     write_json(out / "receipt.json", receipt)
-    print(f"{out}: source.wav, bounce.wav, picture.png, receipt.json")
+    print(f"{out}: source.wav, bounce.wav, picture.png, receipt.json; prompts/: a WAV for each prompt, prompts.png")
 
 
 def draw_lanes(frames: int) -> dict[str, Floats]:

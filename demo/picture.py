@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 FFT, HOP = 2048, 512
 FLOOR_DB = -90
 TOP_HZ = 12_000
+TOP_PROMPTS_HZ = 5_000
 
 
 def draw(path: Path, source: Floats, result: Floats, rate: int, lanes: Mapping[str, Floats], *, title: str) -> None:
@@ -44,6 +45,21 @@ def draw(path: Path, source: Floats, result: Floats, rate: int, lanes: Mapping[s
         axis.set_ylim(lane.minimum - 0.05, lane.maximum + 0.05)
         axis.set_ylabel(lane.name)
         axis.grid(alpha=0.3)
+    axes[-1].set_xlabel("seconds")
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def draw_prompts(path: Path, results: Mapping[str, Floats], rate: int) -> None:
+    """Write a PNG with the spectrogram of each result `[2, N]` under its name."""
+    figure, axes = plt.subplots(len(results), 1, figsize=(12, 2.4 * len(results)), sharex=True, constrained_layout=True)
+    for axis, (name, audio) in zip(axes, results.items(), strict=True):
+        decibels, seconds = spectrogram(audio.mean(axis=0), rate)
+        extent = (0, seconds, 0, rate / 2 / 1000)
+        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+        axis.set_ylim(0, TOP_PROMPTS_HZ / 1000)
+        axis.set_ylabel("kHz")
+        axis.set_title(name, loc="left")
     axes[-1].set_xlabel("seconds")
     figure.savefig(path, dpi=90)
     plt.close(figure)

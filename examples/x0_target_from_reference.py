@@ -20,7 +20,7 @@ def make(session: Session) -> Latent:
     """The piece, its later steps pulled towards the reference."""
     source = session.prepare_source(music("pair_piano_8s"))
     reference = session.encode_audio(music("van_theme_12s"))
-    words = session.encode_text(tags="synth pad")
+    words = session.encode_text(tags="tremolo strings")
     return session.generate(conditioning=words, source=source, seed=7, x0_target=reference, x0_target_strength=STRENGTH)
 
 
