@@ -6,9 +6,9 @@ phase vocoder does. So every partial is given the phase that a sinusoid of its f
 the frequency being rounded to a multiple of 1.25 Hz: all those are at phase 0 again every 0.8 s (`PERIOD_FRAMES`), so
 the position is needed modulo that only, and a window decoded alone gets the phases of the whole. Bins around a peak
 share its phase (identity phase locking, Laroche and Dolson 1999), bins without a clear peak get a phase from a hash of
-their place, which is noise. Griffin-Lim iterations (Griffin and Lim 1984), over those bands at once that ask for it, then
-make neighbouring frames agree. Each iteration reaches `fft_size` samples to either side, and that is counted in the
-decoder's margin.
+their place, which is noise that begins again after 12.8 s (`POSITION_PERIOD`). Griffin-Lim iterations (Griffin and Lim
+1984), over those bands at once that ask for it, then make neighbouring frames agree. Each iteration reaches `fft_size`
+samples to either side, and that is counted in the decoder's margin.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor
 SAMPLE_RATE = 48000
 HOP = 1920  # samples per latent frame
 PERIOD_FRAMES = 20  # frames after which all frequencies of the grid are in phase again
+POSITION_PERIOD = 16 * PERIOD_FRAMES  # frames after which the noise is the same again: longer than one hears as a loop
 GRID_HZ = SAMPLE_RATE / HOP / PERIOD_FRAMES
 COARSER_GRID = ((160.0, 2), (640.0, 4), (1280.0, 8), (2560.0, 16), (5120.0, 32))  # from this frequency, times GRID_HZ
 SMOOTHING = (
@@ -34,7 +35,10 @@ SMOOTHING = (
 TONAL_PROMINENCE = math.log(1.4)  # a peak this much above its surroundings (3 dB) is a partial
 PROMINENCE_REACH = 4  # bins on either side that count as surroundings
 LEVEL_FLOOR = 1e-5
-NOISE_GAIN = 1.5  # random phases lose level in the overlap of four windows; the iterations give back a part of it
+NOISE_GAIN = (
+    2.3  # random phases in the overlap of four windows lose half of the amplitude, and bins taken for partials more
+)
+ITERATED_NOISE_GAIN = 1.5  # the iterations give back a part of that
 
 
 class Resolution:
@@ -70,12 +74,11 @@ class Resolution:
         # Squared Hann windows at a quarter's hop add up to 1.5 everywhere but at the edges of the whole span.
         return padded.flatten(1)[:, pad : pad + count * self.fft_hop] / 1.5
 
-    def sub_frame_times(self, frames: int, position: int | Tensor, device: torch.device) -> Tensor:
-        """Centres of the sub-frames in seconds on the phase grid, in `[0, period)`: `[frames * subframes]`."""
-        start = torch.remainder(torch.as_tensor(position, device=device), PERIOD_FRAMES).to(torch.float64)
+    def sub_frames(self, frames: int, position: int | Tensor, device: torch.device) -> Tensor:
+        """Places of the sub-frames' centres, in sub-frames modulo `POSITION_PERIOD`: float64 `[frames * subframes]`."""
+        start = torch.remainder(torch.as_tensor(position, device=device), POSITION_PERIOD).to(torch.float64)
         steps = torch.arange(frames * self.subframes, device=device, dtype=torch.float64) + 0.5
-        index = torch.remainder(start * self.subframes + steps, PERIOD_FRAMES * self.subframes)
-        return index * self.fft_hop / SAMPLE_RATE
+        return torch.remainder(start * self.subframes + steps, POSITION_PERIOD * self.subframes)
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,13 @@ def anchored_phases(magnitude: Tensor, band: Band, position: int | Tensor) -> tu
     peak_bin = nearest.clamp(0, bins - 1)
     bin_hz = SAMPLE_RATE / resolution.fft_size
     frequency_hz = round_to_grid((first_bin + peak_bin + offset.gather(1, peak_bin)) * bin_hz)
-    times = resolution.sub_frame_times(count // resolution.subframes, position, level.device)
+    places = resolution.sub_frames(count // resolution.subframes, position, level.device)
+    times = torch.remainder(places, PERIOD_FRAMES * resolution.subframes) * (resolution.fft_hop / SAMPLE_RATE)
     turns = torch.remainder(frequency_hz.double() * times, 1.0).to(magnitude.dtype)
     # A Hann window centred on the sub-frame has a real transform whose sign alternates from bin to bin when time
     # counts from the window's first sample.
     phase = 2 * math.pi * turns + math.pi * (first_bin + index)
-    noise = 2 * math.pi * hashed_noise(first_bin + index, times, resolution).to(magnitude.dtype)
+    noise = 2 * math.pi * hashed_noise(first_bin + index, places).to(magnitude.dtype)
     return torch.where(owned, phase, noise), owned
 
 
@@ -149,9 +153,9 @@ def round_to_grid(frequency_hz: Tensor) -> Tensor:
     return torch.round(frequency_hz / step) * step
 
 
-def hashed_noise(index: Tensor, times: Tensor, resolution: Resolution) -> Tensor:
-    """Numbers in [0, 1] that look random in bin and sub-frame and repeat after the period: `[B, bins, T]`."""
-    place = torch.round(times * SAMPLE_RATE / resolution.fft_hop * 2).to(torch.int64)
+def hashed_noise(index: Tensor, places: Tensor) -> Tensor:
+    """Numbers in [0, 1] that look random in bin and sub-frame, of bins and of `sub_frames`: `[B, bins, T]`."""
+    place = torch.round(places * 2).to(torch.int64)
     mixed = (index * 73856093) ^ (place * 19349663)
     mixed = ((mixed ^ (mixed >> 13)) * 1274126177) & 0x7FFFFFFF
     mixed = ((mixed ^ (mixed >> 11)) * 668265263) & 0x7FFFFFFF
@@ -190,7 +194,8 @@ class Reconstruction:
 
 def _first_guess(magnitude: Tensor, phase: Tensor, is_partial: Tensor, band: Band) -> Tensor:
     """The band's signal with the phases of `anchored_phases`: `[B, bins, T]` thrice -> `[B, S]`."""
-    spectrum = torch.polar(magnitude * torch.where(is_partial, 1.0, NOISE_GAIN), phase)
+    noise_gain = ITERATED_NOISE_GAIN if band.is_iterated else NOISE_GAIN
+    spectrum = torch.polar(magnitude * torch.where(is_partial, 1.0, noise_gain), phase)
     return band.resolution.synthesise(spectrum, band.bins.start)
 
 

@@ -6,7 +6,9 @@ one. So the latents code a spectrogram (`spectral_features`), by a ConvNeXt netw
 and the decoder reconstructs a phase for it (`phase`). What comes out sounds alike and is no copy of the waveform.
 
 Every operation is local, and the phases lie on a grid of absolute time: a window decoded (encoded) with
-`decoder_margin` (`encoder_margin`) frames of context on each side equals the same span of the whole song's decoding.
+`decoder_margin` (`encoder_margin`) frames of context on each side equals the same span of the whole song's decoding,
+as long as the network's arithmetic does: to within 1e-5 of its output, beyond which a partial may be taken for noise in
+one of the two. Convolutions in TF32 would not do.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from engine_server.model.phase import HOP, PERIOD_FRAMES, SAMPLE_RATE
+from engine_server.model.phase import HOP, POSITION_PERIOD, SAMPLE_RATE
 from engine_server.model.spectral_features import SpectralFeatures
 
 Beyond = Literal["zeros", "replicate"]
@@ -80,7 +82,7 @@ class SpectralCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the bases
     sample_rate: int = SAMPLE_RATE
     hop: int = HOP
     fixed_span: int | None = None
-    position_period: int = PERIOD_FRAMES
+    position_period: int = POSITION_PERIOD
     config: Any  # a FrozenDict with attribute access to what __init__ was given
     latent_mean: Tensor
     latent_std: Tensor

@@ -24,7 +24,7 @@ COARSE_TO_HZ = ((12000.0, 100.0), (24000.0, 200.0))  # upper limit, width
 LOG_FLOOR = 1e-4  # a magnitude of -80 dB re a full-scale sinusoid
 STEREO_BANDS = 20
 POWER_FLOOR = 1e-9
-SHARE_MARGIN = 1e-3  # shares of power stay this far from 0 and 1
+LEFT_MARGIN = 1e-5  # the left's share of power stays this far from 0 and 1, 50 dB down
 
 
 class SpectralFeatures(nn.Module):
@@ -34,7 +34,7 @@ class SpectralFeatures(nn.Module):
     stereo_of_bin: Tensor
     stereo_sign: Tensor
     group_of_bin: Tensor
-    group_width: Tensor
+    groups: Tensor
 
     def __init__(self, windows: tuple[int, int, int], iterations: int):
         """`windows`: FFT sizes in samples for the lows, the middle and the highs. `iterations`: of Griffin-Lim."""
@@ -50,7 +50,9 @@ class SpectralFeatures(nn.Module):
         bin_hz = SAMPLE_RATE / high.fft_size
         owner = _groups(self.bands[-1].bins, bin_hz)
         self.register_buffer("group_of_bin", owner, persistent=False)
-        self.register_buffer("group_width", torch.bincount(owner).float(), persistent=False)
+        groups = nn.functional.one_hot(owner).float().T
+        self.group_width = groups.sum(1)
+        self.register_buffer("groups", groups / self.group_width[:, None], persistent=False)
         self._register_stereo_bands(bin_hz)
 
     def _register_stereo_bands(self, bin_hz: float) -> None:
@@ -90,13 +92,8 @@ class SpectralFeatures(nn.Module):
         channels = audio.flatten(0, 1)
         spectra = [band.resolution.analyse(channels).unflatten(0, (batch, 2)) for band in self.bands]
         low, middle, high = (x[:, :, b.bins].abs().square().mean(1) for x, b in zip(spectra, self.bands, strict=True))
-        logs = [_per_frame(_log(power), samples // HOP) for power in (low, middle, self._grouped(high))]
+        logs = [_per_frame(_log(power), samples // HOP) for power in (low, middle, self.groups @ high)]
         return torch.cat([*logs, self._stereo_shares(spectra[-1])], dim=-1)
-
-    def _grouped(self, power: Tensor) -> Tensor:
-        """Mean power of each group of bins of the highs: `[B, bins, T]` -> `[B, groups, T]`."""
-        sums = power.new_zeros(power.shape[0], len(self.group_width), power.shape[2])
-        return sums.index_add_(1, self.group_of_bin, power) / self.group_width[:, None]
 
     def _stereo_shares(self, spectra: Tensor) -> Tensor:
         """Spectra of the highs `[B, 2, bins, 4N]` -> the left's and mid's shares `[B, N, 2 * STEREO_BANDS]`."""
@@ -125,7 +122,8 @@ class SpectralFeatures(nn.Module):
         With magnitudes A sqrt(2 l) and A sqrt(2 (1 - l)) and a phase difference d, mid has the share
         1/2 + sqrt(l (1 - l)) cos d. Neighbouring bands turn opposite ways.
         """
-        left, mid = shares.clamp(SHARE_MARGIN, 1 - SHARE_MARGIN).chunk(2, dim=-1)
+        left, mid = shares.chunk(2, dim=-1)
+        left = left.clamp(LEFT_MARGIN, 1 - LEFT_MARGIN)
         half_difference = torch.acos(((mid - 0.5) / (left * (1 - left)).sqrt()).clamp(-1, 1)) / 2
         left, half_difference = (self._smooth(x)[:, self.stereo_of_bin] for x in (left, half_difference))
         turn = half_difference * self.stereo_sign[:, None]

@@ -3,7 +3,7 @@
 
 All intervals are half-open and in frames of `codec.hop` samples. A window is coded together with the margin that the
 codec reaches over, and the margin's result is discarded. Where a margin would run past the start or the end of the
-piece it stops there: the window then ends where the whole would, in the same zero padding, so that the edges are equal
+piece it stops there: the window then ends where the whole would, in the same padding, so that the edges are equal
 too. A cyclic piece has no edges: its frames are taken modulo its length, as in an endless loop.
 
 A decoder that knows positions (`Codec.position_period` above 1) is told the absolute frame of what it decodes. Frames of

@@ -8,7 +8,17 @@ import math
 import pytest
 import torch
 
-from engine_server.model.phase import GRID_HZ, HOP, SAMPLE_RATE, Band, Reconstruction, Resolution, round_to_grid
+from engine_server.model.phase import (
+    GRID_HZ,
+    HOP,
+    PERIOD_FRAMES,
+    POSITION_PERIOD,
+    SAMPLE_RATE,
+    Band,
+    Reconstruction,
+    Resolution,
+    round_to_grid,
+)
 from engine_server.model.spectral_features import SpectralFeatures
 
 FRAMES = 50
@@ -74,13 +84,39 @@ def test_a_tone_in_a_crossover_is_steady(from_hz: float, to_hz: float, step_hz: 
     assert level_db.mean(1).quantile(0.05) > -1.0
 
 
-def test_noise_keeps_its_level_and_gets_no_tones() -> None:
+@pytest.mark.parametrize(
+    ("from_hz", "to_hz", "most_db"),
+    [(40, 120, 1.0), (120, 450, 1.0), (450, 750, 2.0), (750, 2000, 1.0), (2000, 2800, 1.0), (2800, 20000, 1.0)],
+)
+def test_noise_keeps_its_level_in_every_band_and_where_they_meet(from_hz: float, to_hz: float, most_db: float) -> None:
+    """At 500 to 700 Hz two independent noises add up, and fade as one signal does: 3 dB less in the middle."""
+    features = SpectralFeatures((7680, 3840, 1920), 2)
+    noise = 0.1 * torch.randn(1, 2, 2 * FRAMES * HOP, generator=torch.Generator().manual_seed(1))
+    back = features.synthesise(features.analyse(noise), 0)
+    powers = [torch.fft.rfft(x[..., 8 * HOP : -8 * HOP]).abs().square().sum((0, 1)) for x in (back, noise)]
+    hz = torch.linspace(0, SAMPLE_RATE / 2, len(powers[0]))
+    within = (hz >= from_hz) & (hz < to_hz)
+    assert abs(10 * torch.log10(powers[0][within].sum() / powers[1][within].sum())) < most_db
+
+
+def test_noise_is_no_loop_that_one_hears() -> None:
+    """Steady magnitudes give noise that is another after the period of the phases' grid, and the same after the position's."""
+    features = SpectralFeatures((7680, 3840, 1920), 2)
+    noise = 0.1 * torch.randn(1, 2, FRAMES * HOP, generator=torch.Generator().manual_seed(4))
+    steady = features.analyse(noise).mean(1, keepdim=True).expand(1, 3 * PERIOD_FRAMES, -1)
+    signal = features.synthesise(steady, 0)[0].mean(0)
+    one, next_one = (
+        signal[start * HOP : (start + PERIOD_FRAMES) * HOP] for start in (PERIOD_FRAMES - 5, 2 * PERIOD_FRAMES - 5)
+    )
+    assert abs(float(torch.corrcoef(torch.stack([one, next_one]))[0, 1])) < 0.1
+    assert torch.equal(features.synthesise(steady, POSITION_PERIOD)[0].mean(0), signal)
+
+
+def test_noise_gets_no_tones() -> None:
     features = SpectralFeatures((7680, 3840, 1920), 2)
     noise = 0.1 * torch.randn(1, 2, FRAMES * HOP, generator=torch.Generator().manual_seed(1))
     back = features.synthesise(features.analyse(noise), 0)
     inner = slice(8 * HOP, -8 * HOP)
-    level_db = 20 * torch.log10(back[..., inner].std() / noise[..., inner].std())
-    assert abs(level_db) < 1.5
     spectrum = torch.fft.rfft(back[0, 0, inner]).abs().square()
     assert spectrum.max() / spectrum.mean() < 60  # white noise of this length has about 11
 
@@ -116,6 +152,14 @@ def test_a_panned_source_stays_where_it_is(balance: float) -> None:
     back = features.synthesise(features.analyse(audio), 0)[..., 8 * HOP : -8 * HOP]
     share = back[:, 1].square().mean() / back.square().mean((0, 2)).sum()
     assert float(share) == pytest.approx(balance, abs=0.05)
+
+
+def test_mono_stays_mono() -> None:
+    features = SpectralFeatures((7680, 3840, 1920), 2)
+    noise = 0.1 * torch.randn(1, 1, FRAMES * HOP, generator=torch.Generator().manual_seed(5)).expand(1, 2, -1)
+    back = features.synthesise(features.analyse(noise), 0)
+    side, mid = (back[:, 0] - back[:, 1]).square().mean(), back.sum(1).square().mean()
+    assert 10 * torch.log10(side / mid + 1e-12) < -60
 
 
 def test_decorrelated_channels_stay_wide() -> None:
