@@ -24,7 +24,7 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""In `DcwSettings.updated`: keep the present value."""
+"""Nothing is said: in `DcwSettings.updated` the present value stays, in `Session.stream` the checkpoint decides."""
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length that conditions are padded to."""
     geometry: Geometry = Geometry()
     dcw: bool = True
-    """Whether generations are corrected in wavelet bands (`DcwSettings`) where nothing is said of it. The correction moves each
-    step away from the model's estimate. The reference engine applies it to ACE-Step turbo; in many steps, or where the estimate
-    is rough, it adds up to noise."""
+    """Whether a `Session` corrects generations in wavelet bands (`DcwSettings`) where nothing is said of it; tracks take what
+    the lanes `dcw_*` say, whose default is none. The correction moves each step away from the model's estimate. The reference
+    engine applies it to ACE-Step turbo; where an estimate is rough, as `embedded`'s is, it takes the notes away."""
     timbre_cls_token: bool | None = None
     """Whether the timbre encoder reads its learned token before a clip. None: if decoder and condition differ in width (XL)."""
 

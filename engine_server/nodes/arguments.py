@@ -63,9 +63,10 @@ def checked_port(port: NodePort, value: object, node: str) -> Any:
 
 
 def checked_param(param: NodeParam, value: object, node: str) -> Any:
-    """The value of a parameter, its default for None. Raises ValueError."""
+    """The value of a parameter, its default for None, which may be None too. Raises ValueError."""
     where = f"{param.name} of {node}"
-    return _KINDS[param.type](param, param.default if value is None else value, where)
+    value = param.default if value is None else value
+    return None if value is None else _KINDS[param.type](param, value, where)
 
 
 def _number(param: NodeParam, value: Any, where: str) -> float:

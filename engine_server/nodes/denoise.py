@@ -44,7 +44,11 @@ GUIDANCE = (
     NodeParam("cfg_rescale", Kind.CURVE, 0.0, "Back to the loudness without guidance.", min=0, max=1, hidden=True),
 )  # fmt: skip
 DCW_PREFIX = "dcw_"
-DCW_DESCRIPTION = "As of DCWConfig, where no dcw is wired and the checkpoint wants a correction."
+DCW_DESCRIPTION = "As of DCWConfig, where no dcw is wired."
+OWN_DCW = (
+    NodeParam("enabled", Kind.BOOLEAN, None, "None for what suits the checkpoint."),
+    *(replace(param, description=DCW_DESCRIPTION) for param in DCW_PARAMS if param.name != "enabled"),
+)
 
 
 @node(
@@ -65,12 +69,7 @@ DCW_DESCRIPTION = "As of DCWConfig, where no dcw is wired and the checkpoint wan
         NodeParam("drain", Kind.BOOLEAN, False, "Advance until the request of this call is finished, and give its result."),
         DURATION,
         *GUIDANCE,
-        *(
-            replace(
-                param, name=DCW_PREFIX + param.name, description=DCW_DESCRIPTION, hidden=True
-            )
-            for param in DCW_PARAMS
-        ),
+        *(replace(param, name=DCW_PREFIX + param.name, hidden=True) for param in OWN_DCW),
     ),
 )  # fmt: skip
 class StreamDenoise(Node):
@@ -101,7 +100,8 @@ class StreamDenoise(Node):
         stream.source, stream.conditioning = piece, positive
         stream.seek(playhead_seconds)
         settings = {name.removeprefix(DCW_PREFIX): shaping.pop(name) for name in _DCW_NAMES}
-        settings["enabled"] &= model.session.checkpoint.settings.dcw
+        if settings["enabled"] is None:
+            settings["enabled"] = model.session.checkpoint.settings.dcw
         stream.pipeline.set_dcw(**(vars(DcwSettings(**settings)) if dcw is None else vars(dcw)))
         stream.pipeline.set_channel_gain_tensor(model.gain(stream.pipeline.shape.frames))
         stream.set_adapters(model.strengths())

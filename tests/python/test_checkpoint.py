@@ -292,9 +292,11 @@ def test_a_folder_of_checkpoints_names_those_in_it(original):
 def test_without_settings_a_turbo_takes_few_steps_and_an_undistilled_one_many(hinted, tmp_path):
     turbo = load_checkpoint(str(hinted))
     assert (turbo.is_turbo, turbo.settings.steps, turbo.settings.shift) == (True, 8, 3.0)
+    assert turbo.settings.dcw
     config = {**ORIGINAL_CONFIG, "is_turbo": False, "model_version": "sft"}
     sft = load_checkpoint(str(write_original(hinted, tmp_path, config=config)))
     assert (sft.is_turbo, sft.model_version, sft.settings.steps, sft.settings.shift) == (False, "sft", 50, 1.0)
+    assert not sft.settings.dcw
 
 
 def test_the_version_tells_a_turbo_when_the_configuration_does_not():
@@ -440,7 +442,9 @@ def test_a_network_that_does_not_answer_is_given_up(cache, monkeypatch):
 
 
 def test_the_embedded_checkpoint_is_the_one_that_receipts_name():
-    assert load_checkpoint("embedded").content_hash.startswith("0c6af91f89fb")
+    embedded = load_checkpoint("embedded")
+    assert embedded.content_hash.startswith("0c6af91f89fb")
+    assert not embedded.settings.dcw
 
 
 @pytest.mark.parametrize("file", ["vae/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "demon.json"])

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from engine_server.nodes import Graph, node_type
 from engine_server.nodes.types import ModelHandle
@@ -220,6 +223,19 @@ def test_the_streams_own_correction_counts_where_none_is_wired(stream, session, 
     usual = session.generate(conditioning=prompt, source=source, seed=42, steps=3, shift=3.0, denoise=0.75)
     assert not torch.equal(off.frames, usual.frames)
     assert torch.equal(streamed(stream, session, prompt, source, drain=True).frames, usual.frames)
+
+
+def test_the_streams_own_correction_is_off_where_it_does_not_suit_the_checkpoint(
+    stream, session, prompt, source, monkeypatch
+):
+    on = streamed(stream, session, prompt, source, drain=True)
+    off = streamed(stream, session, prompt, source, drain=True, dcw_enabled=False)
+    settings = structs.replace(session.checkpoint.settings, dcw=False)
+    monkeypatch.setattr(session, "checkpoint", replace(session.checkpoint, settings=settings))
+    assert torch.equal(streamed(stream, session, prompt, source, drain=True, dcw_scaler=0.3).frames, off.frames)
+    assert torch.equal(streamed(stream, session, prompt, source, drain=True, dcw_enabled=True).frames, on.frames)
+    wired = node_type("acestep.DCWConfig")()()["dcw"]
+    assert torch.equal(streamed(stream, session, prompt, source, drain=True, dcw=wired).frames, on.frames)
 
 
 def test_channel_gain_of_a_stream_follows_its_wire(stream, session, prompt, source):
