@@ -55,26 +55,26 @@ def main() -> None:
         )
         result, report = job.finish()
         took = time.monotonic() - began
+        receipt = write_receipt(
+            checkpoint=checkpoint,
+            checkpoint_hash=checkpoint_hash,
+            backend=backend,
+            rate=rate,
+            config=config,
+            source=source,
+            curves=build_table(lanes, len(lanes["denoise"])),
+            result=result,
+        )
+        write_audio(out / "source.wav", source, rate)
+        write_audio(out / "bounce.wav", result, rate)
+        draw(out / "picture.png", source, result, rate, lanes, title=f"“{config.prompt}”, seed {config.seed}")
+        seconds = source.shape[1] / rate
+        print(
+            f"bounced {seconds:.1f} s in {took:.1f} s ({seconds / took:.1f}x real time), latency {report.latency / rate:.2f} s"
+        )
+        print(compare_with_last(out / "receipt.json", receipt))
+        write_json(out / "receipt.json", receipt)
         bounce_prompts(endpoint, out / "prompts")
-    receipt = write_receipt(
-        checkpoint=checkpoint,
-        checkpoint_hash=checkpoint_hash,
-        backend=backend,
-        rate=rate,
-        config=config,
-        source=source,
-        curves=build_table(lanes, len(lanes["denoise"])),
-        result=result,
-    )
-    write_audio(out / "source.wav", source, rate)
-    write_audio(out / "bounce.wav", result, rate)
-    draw(out / "picture.png", source, result, rate, lanes, title=f"“{config.prompt}”, seed {config.seed}")
-    seconds = source.shape[1] / rate
-    print(
-        f"bounced {seconds:.1f} s in {took:.1f} s ({seconds / took:.1f}x real time), latency {report.latency / rate:.2f} s"
-    )
-    print(compare_with_last(out / "receipt.json", receipt))
-    write_json(out / "receipt.json", receipt)
     print(f"{out}: source.wav, bounce.wav, picture.png, receipt.json; prompts/: a WAV for each prompt, prompts.png")
 
 

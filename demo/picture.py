@@ -15,6 +15,7 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 FFT, HOP = 2048, 512
 FLOOR_DB = -90
@@ -34,10 +35,7 @@ def draw(path: Path, source: Floats, result: Floats, rate: int, lanes: Mapping[s
     )
     figure.suptitle(title)
     for axis, audio, name in zip(axes, (source, result), ("source", "bounce"), strict=False):
-        decibels, seconds = spectrogram(audio.mean(axis=0), rate)
-        extent = (0, seconds, 0, rate / 2 / 1000)
-        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
-        axis.set_ylim(0, TOP_HZ / 1000)
+        _draw_spectrogram(axis, audio, rate, TOP_HZ)
         axis.set_ylabel(f"{name}\nkHz")
     for axis, (lane_id, values) in zip(axes[2:], lanes.items(), strict=True):
         lane = load_lanes()[lane_id]
@@ -54,15 +52,19 @@ def draw_prompts(path: Path, results: Mapping[str, Floats], rate: int) -> None:
     """Write a PNG with the spectrogram of each result `[2, N]` under its name."""
     figure, axes = plt.subplots(len(results), 1, figsize=(12, 2.4 * len(results)), sharex=True, constrained_layout=True)
     for axis, (name, audio) in zip(axes, results.items(), strict=True):
-        decibels, seconds = spectrogram(audio.mean(axis=0), rate)
-        extent = (0, seconds, 0, rate / 2 / 1000)
-        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
-        axis.set_ylim(0, TOP_PROMPTS_HZ / 1000)
+        _draw_spectrogram(axis, audio, rate, TOP_PROMPTS_HZ)
         axis.set_ylabel("kHz")
         axis.set_title(name, loc="left")
     axes[-1].set_xlabel("seconds")
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def _draw_spectrogram(axis: Axes, audio: Floats, rate: int, top_hz: float) -> None:
+    decibels, seconds = spectrogram(audio.mean(axis=0), rate)
+    extent = (0, seconds, 0, rate / 2 / 1000)
+    axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=FLOOR_DB, vmax=0)
+    axis.set_ylim(0, top_hz / 1000)
 
 
 def spectrogram(mono: Floats, rate: int) -> tuple[Floats, float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from demo.picture import draw_prompts
 from engine_server.files import read_audio, write_audio
 from hosts.bounce import ROOT, start_bounce
 from shared_protocol.codec import Floats
+from training.evaluation.descriptors import centroid_hz
 
 SOURCE = ROOT / "fixtures" / "pair_piano_8s.flac"
 PROMPTS = ("music box", "string orchestra", "distorted guitar", "choir, in a big hall")
@@ -31,11 +32,5 @@ def bounce_prompts(endpoint: str, out: Path) -> None:
         results[prompt], _ = job.finish()
         write_audio(out / f"{prompt.split(',')[0].replace(' ', '_')}.wav", results[prompt], rate)
     draw_prompts(out / "prompts.png", results, rate)
-    heard = ", ".join(f"{name} {centroid_hz(audio, rate):.0f} Hz" for name, audio in results.items())
+    heard = ", ".join(f"{name} {centroid_hz(torch.from_numpy(audio)):.0f} Hz" for name, audio in results.items())
     print(f"spectral centroids: {heard}")
-
-
-def centroid_hz(audio: Floats, rate: int) -> float:
-    """Centre of gravity of the magnitude spectrum of `[2, N]`."""
-    magnitude = np.abs(np.fft.rfft(audio.mean(axis=0)))
-    return float((np.fft.rfftfreq(audio.shape[1], 1 / rate) * magnitude).sum() / max(float(magnitude.sum()), 1e-9))
