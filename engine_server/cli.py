@@ -164,7 +164,20 @@ def evaluate(
 
     options = Options(model, work or DEFAULT_WORK, part or PARTS, quick, guidance, loras)
     width = None if sys.stdout.isatty() else FILE_COLUMNS
-    run(options, Console(width=width), json=json_file, picture=picture)
+    finished: list[str] = []
+    try:
+        run(
+            options,
+            Console(width=width),
+            json=json_file,
+            picture=picture,
+            on_part=lambda result: finished.append(result.part),
+        )
+    except KeyboardInterrupt as stop:
+        if json_file is None or not finished:
+            raise  # nothing was written, and that is what is said
+        console.print(f"interrupted; {json_file} holds {', '.join(finished)}", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from stop
 
 
 def load_engine(model: str, depth: int) -> Engine:

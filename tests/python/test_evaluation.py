@@ -14,15 +14,19 @@ import pytest
 import torch
 from evaluation_rig import Deaf, MadeUp
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
+from engine_server import cli
 from engine_server.model.lora import linear_shapes
 
 pytest.importorskip("mido", reason="needs the packages for training")
 
 from engine_server.session import Session
 from training.build_data import EVALUATION_SOUNDFONT
-from training.evaluation import listening
+from training.evaluation import listening, run
 from training.evaluation.generate import Wish, generate
+from training.evaluation.parts import covers
+from training.evaluation.report import PartResult
 from training.evaluation.requirements import PARTS
 from training.evaluation.run import measure
 from training.evaluation.subject import Effort, Subject
@@ -43,6 +47,12 @@ def subject(tiny_folder, tmp_path_factory):
         subject.held_out = MadeUp()
         subject.__dict__["judge"] = Deaf()
         yield subject
+
+
+@pytest.fixture(autouse=True)
+def made_up_teaching(monkeypatch):
+    """In the place of renders by the training's soundfonts, which tests do without."""
+    monkeypatch.setattr(covers, "taught_centroids_hz", lambda cases, seconds: [(500.0, 600.0, 900.0)] * len(cases))
 
 
 def test_wishes_come_back_in_order_with_the_bits_that_they_have_alone(subject):
@@ -76,6 +86,7 @@ def test_a_part_reports_every_figure_that_has_a_target(subject, part):
 def test_what_must_hold_holds_for_any_weights(subject):
     values = {figure.name: figure.value for figure in measure(subject, "identity").figures}
     assert values["pinned frames equal the source"] == 1.0
+    assert values["audio of pinned frames"] <= 1e-6
     assert values["denoise 0 returns the source"] == 1.0
     assert values["forwards at denoise 0"] == 0.0
     assert values["encoding again"] == 0.0
@@ -136,6 +147,28 @@ def test_outputs_that_cannot_be_written_are_named_at_once(tmp_path):
     done = demon_eval("--json", tmp_path / "nowhere" / "figures.json")
     assert done.returncode == 1
     assert "E_OUTPUT" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("has_json", "finished", "says"),
+    [
+        (True, ["codec", "dose"], "figures.json holds codec, dose"),
+        (True, [], "nothing was written"),
+        (False, ["codec"], "nothing was written"),
+    ],
+)
+def test_an_interrupted_run_says_what_it_has_written(tmp_path, monkeypatch, has_json, finished, says):
+    def interrupted(*_, on_part, **__):
+        for part in finished:
+            on_part(PartResult(part))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupted)
+    arguments = ["--json", str(tmp_path / "figures.json")] if has_json else []
+    done = CliRunner().invoke(cli.app, ["eval", "--part", "speed", *arguments])
+    assert done.exit_code == cli.EXIT_INTERRUPTED
+    assert "interrupted" in done.output
+    assert says in done.output
 
 
 def test_an_unknown_part_is_named():

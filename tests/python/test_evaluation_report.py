@@ -20,15 +20,30 @@ from shared_protocol.errors import DemonError
 
 pytest.importorskip("mido", reason="needs the packages for training")
 
+from training import build_data
 from training.build_data import HELD_OUT_SEED, SOUNDFONTS, plan_evaluation
 from training.evaluation import material, requirements, timbre
+from training.evaluation.descriptors import SCALES
 from training.evaluation.examples import MORE_PROGRAMS, Examples, plan
 from training.evaluation.judge import PIECES, Discriminant, train
 from training.evaluation.listening import CASES
-from training.evaluation.parts.covers import pairs
+from training.evaluation.parts.covers import is_brighter, pairs, right_ways, taught_ways
+from training.evaluation.parts.dose import steps_farther
+from training.evaluation.parts.loras import most_telling_effect
 from training.evaluation.picture import draw
 from training.evaluation.probes import PARAMETER_PROBES, UNHEARD, lane_probes
-from training.evaluation.report import Figure, Listing, PartResult, as_json, mean, print_part, share, shown, wilson
+from training.evaluation.report import (
+    Figure,
+    Listing,
+    PartResult,
+    as_json,
+    mean,
+    print_part,
+    share,
+    shown,
+    wilson,
+    write_json,
+)
 from training.evaluation.requirements import LISTENING, NEEDS, PARTS, Need
 from training.evaluation.run import Options
 from training.evaluation.spectrograms import BANDS_PER_OCTAVE, LOWEST_HZ, log_spectrogram_db
@@ -116,6 +131,17 @@ def test_json_holds_figures_targets_and_listings_and_no_nan():
     assert report["parts"]["lanes"]["listings"][0]["rows"] == [["denoise", "1", 0.3]]
 
 
+def test_a_report_that_breaks_off_leaves_the_last_one(tmp_path):
+    path = tmp_path / "folder" / "figures.json"
+    write_json(path, {"model": "m"})
+    with pytest.raises(TypeError):
+        write_json(path, {"model": object()})
+    assert json.loads(path.read_text()) == {"model": "m"}
+    write_json(path, {"model": "n"})
+    assert json.loads(path.read_text()) == {"model": "n"}
+    assert [each.name for each in path.parent.iterdir()] == ["figures.json"]
+
+
 def test_tables_say_pass_and_fail():
     text = io.StringIO()
     for result in results():
@@ -168,16 +194,16 @@ def test_held_out_pieces_by_another_plan_are_rendered_again(monkeypatch, tmp_pat
     rendered = []
     monkeypatch.setattr(material, "PIECE_S", 0.1)
     monkeypatch.setattr(material, "build", lambda name, *_, **__: rendered.append(name))
+    monkeypatch.setattr(build_data, "_file_size", lambda path: 1)  # no soundfont is needed
     seeds, takes = [HELD_OUT_SEED, HELD_OUT_SEED + 1], [plan_evaluation(0), plan_evaluation(1)]
-    for rows, samples, wanted in (
-        (takes, 4800, []),
-        (takes, 9600, ["evaluation_2"]),
-        (takes[::-1], 4800, ["evaluation_2"]),
-    ):
+    plan = build_data.plan_hash(seeds, takes, 0.1)
+    monkeypatch.setattr(build_data, "RENDERING", build_data.RENDERING + 1)
+    later = build_data.plan_hash(seeds, takes, 0.1)
+    for made_to, wanted in ((later, []), (plan, ["evaluation_2"]), ("", ["evaluation_2"])):
         pieces = [PieceInfo(seed, 100, "C major", 4) for seed in seeds]
-        write_info(tmp_path / "evaluation_2.json", pieces, rows, 2, "")
-        np.save(tmp_path / "evaluation_2.npy", np.zeros((2, 6, samples, 2), np.int16))
-        assert material.HeldOut(tmp_path, 2).audio(1, 5).shape == (2, samples)
+        write_info(tmp_path / "evaluation_2.json", pieces, takes, 2, made_to)
+        np.save(tmp_path / "evaluation_2.npy", np.zeros((2, 6, 4800, 2), np.int16))
+        assert material.HeldOut(tmp_path, 2).audio(1, 5).shape == (2, 4800)
         assert rendered == wanted
         rendered.clear()
 
@@ -195,6 +221,87 @@ def test_every_parameter_of_the_sampler_is_a_lane_or_probed_or_explained():
     probed = [probe.parameter for probe in PARAMETER_PROBES]
     assert len(set(probed)) == len(probed)
     assert set(PARAMETERS) == (set(ACTED_LANES) & set(PARAMETERS)) | set(probed) | set(UNHEARD)
+
+
+@pytest.mark.parametrize(
+    ("centroid", "than", "verdict"),
+    [(1060, 1000, True), (940, 1000, False), (1049, 1000, None), (1000, 1049, None), (0, 0, None), (500, 0, True)],
+)
+def test_nearly_equal_centroids_tell_no_direction(centroid, than, verdict):
+    assert is_brighter(centroid, than) is verdict
+
+
+@pytest.mark.parametrize(
+    ("taught_hz", "way"),
+    [
+        ((1100, 1200, 1300), True),
+        ((900, 800, 700), False),
+        ((1100, 900, 1300), None),  # they do not agree
+        ((1100, 1010, 1300), None),  # one of them cannot tell
+        ((1010, 1000, 990), None),
+    ],
+)
+def test_a_way_is_taught_where_all_soundfonts_agree(taught_hz, way):
+    assert taught_ways([1000.0], [taught_hz]) == [way]
+
+
+@pytest.mark.parametrize(
+    ("after_hz", "ways", "hits", "cases"),
+    [
+        ((1200, 800), (True, False), 2, 2),
+        ((1200, 800), (False, False), 1, 2),
+        ((800, 1200), (True, False), 0, 2),
+        ((1200, 800), (None, False), 1, 1),
+        ((1000, 800), (False, None), 1, 1),
+        ((1200, 800), (None, None), 0, 0),
+    ],
+)
+def test_right_ways_are_counted_where_there_is_one(after_hz, ways, hits, cases):
+    figure = right_ways("x", (1000, 1000), after_hz, ways, "")
+    assert (figure.value, figure.cases) == (hits / max(1, cases), cases)
+
+
+@pytest.mark.parametrize(
+    ("distances", "farther"),
+    [
+        ((0, 1, 2, 3, 4), 4),
+        ((0, 1, 0.97, 3, 4), 4),  # back by less than 1 % of the whole way
+        ((0, 1, 0.95, 3, 4), 3),
+        ((4, 3, 2, 1, 0), 0),
+        ((2, 2, 2), 2),
+    ],
+)
+def test_steps_that_come_back_are_not_farther(distances, farther):
+    assert steps_farther(distances) == farther
+
+
+def moved(**moves):
+    """Descriptors before and after, of cases that move so, in units of hearing; descriptors not named stay."""
+    count = len(next(iter(moves.values())))
+    by_name = {name.replace("_", " "): values for name, values in moves.items()}
+    before = [dict.fromkeys(SCALES, 3.0) for _ in range(count)]
+    after = [
+        {name: 3.0 + unit * by_name.get(name, [0.0] * count)[case] for name, unit in SCALES.items()}
+        for case in range(count)
+    ]
+    return before, after
+
+
+@pytest.mark.parametrize(
+    ("moves", "name", "is_told"),
+    [
+        ({"level_dB": [2.0] * 12}, "level dB", True),
+        ({"level_dB": [-2.0] * 11 + [1.0]}, "level dB", True),
+        ({"level_dB": [2.0] * 10 + [-1.0] * 2}, "level dB", False),  # too often the other way
+        ({"level_dB": [0.2] * 12}, "level dB", False),  # always the same way, and never heard
+        ({"level_dB": [9.0] * 8 + [-9.0] * 4, "floor_dB": [1.5] * 12}, "floor dB", True),  # the larger is no effect
+        ({"level_dB": [1.2] * 12, "floor_dB": [1.5] * 12}, "floor dB", True),
+        ({"level_dB": [9.0] * 8 + [-9.0] * 4, "floor_dB": [1.5] * 9 + [-1.0] * 3}, "level dB", False),
+    ],
+)
+def test_a_lora_is_told_by_a_consistent_effect_that_is_heard(moves, name, is_told):
+    effect = most_telling_effect(*moved(**moves))
+    assert (effect.name, effect.is_told) == (name, is_told)
 
 
 def test_pairs_are_three_per_piece_and_use_every_take_once():

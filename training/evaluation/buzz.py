@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.evaluation.spectra import SAMPLE_RATE, mel_filters, mono, same_length, spectrum
+from training.evaluation.spectra import SAMPLE_RATE, htk_mel_filters, mono, same_length, spectrum
 
 FRAME_RATES_HZ = (25, 50, 100)
 """The latents' rate, and those of the sub-frames that decoders work with."""
@@ -30,7 +30,7 @@ def modulation_spectrum(audio: Tensor) -> Tensor:
     least = round(SEGMENT_S * SAMPLE_RATE)
     if len(signal) < least:
         signal = signal.repeat(-(-least // max(1, len(signal))))
-    envelopes = mel_filters(BANDS, FFT_SIZE) @ spectrum(signal, FFT_SIZE, HOP).abs()
+    envelopes = htk_mel_filters(BANDS, FFT_SIZE) @ spectrum(signal, FFT_SIZE, HOP).abs()
     length = round(SEGMENT_S * ENVELOPE_HZ)
     segments = envelopes.unfold(1, length, length // 2)  # [bands, segments, length]
     mean = segments.mean(-1, keepdim=True)

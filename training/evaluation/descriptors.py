@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from training.evaluation.spectra import FLOOR, SAMPLE_RATE, mel_filters, mono, rms, same_length, spectrum
+from training.evaluation.spectra import FLOOR, SAMPLE_RATE, htk_mel_filters, mono, rms, same_length, spectrum
 from training.evaluation.stereo import side_share_db
 
 ONSET_HOP = 480
@@ -117,7 +117,7 @@ def tempo_agrees(original: Tensor, other: Tensor) -> bool:
 
 
 def _fine_log_mel(signal: Tensor) -> Tensor:
-    return torch.log(mel_filters(40, 1024) @ spectrum(signal, 1024, ONSET_HOP).abs() + 10 * FLOOR)
+    return torch.log(htk_mel_filters(40, 1024) @ spectrum(signal, 1024, ONSET_HOP).abs() + 10 * FLOOR)
 
 
 def _frame_levels_db(signal: Tensor, length: int = 2048) -> Tensor:

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine_server.model.codec import Codec
-from training.build_data import SOUNDFONTS
-from training.compose import compose
+from training.build_data import SOUNDFONTS, plan_hash
 from training.evaluation import timbre
 from training.evaluation.codec import reconstruct
 from training.evaluation.material import built, from_int16
@@ -98,7 +97,7 @@ def plan(index: int) -> list[Take]:
 def gather(codec: Codec, work: Path, pieces: int, progress: Silent) -> tuple[Examples, Examples]:
     """All takes of so many pieces, as rendered and through the codec. Kept in the work folder between runs."""
     seeds, takes = [FIRST_SEED + index for index in range(pieces)], [plan(index) for index in range(pieces)]
-    folder, name = work / FOLDER, _digest(repr([compose(seed, EXCERPT_S) for seed in seeds] + takes).encode())
+    folder, name = work / FOLDER, plan_hash(seeds, takes, EXCERPT_S)  # features are of the audio that this tells
     renders = built(folder, name, seeds, takes, EXCERPT_S)
     stem = f"{name}_{timbre.VERSION}"
     rendered = _examples(folder / f"{stem}_rendered.npy", renders, None, progress)

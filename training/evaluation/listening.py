@@ -117,7 +117,8 @@ class Result:
 
 def render(subject: Subject, case: Case) -> Result:
     """Make a case and measure it."""
-    source = subject.prepare(read(fixture(case.fixture), SECONDS))
+    recording = read(fixture(case.fixture), SECONDS)
+    source = subject.prepare(recording)
     options = {"seed": 1, **case.options(source)}
     if subject.guidance != 1.0:
         options.setdefault("guidance_curve", subject.guidance)
@@ -129,14 +130,15 @@ def render(subject: Subject, case: Case) -> Result:
     finally:
         session.remove_loras()
     before, after = subject.hear(Latent(source.latent.frames)), subject.hear(latent)
-    return Result(case, before, after, _figures(subject, before, after))
+    return Result(
+        case, before, after, {"note F1": shown(note_f1(recording, after)), **_figures(subject, before, after)}
+    )
 
 
 def _figures(subject: Subject, before: Tensor, after: Tensor) -> Mapping[str, str]:
     old, new = describe(before), describe(after)
     return {
         "heard as": f"{subject.judge.hears(before)}, {subject.judge.hears(after)}",
-        "note F1": shown(note_f1(before, after)),
         "log-mel distance": shown(log_mel_distance(before, after)),
         **{name: f"{old[name]:.1f}, {new[name]:.1f}" for name in ("level dB", "centroid oct", "decay dB/s")},
     }
@@ -165,8 +167,9 @@ def page(subject: Subject, results: list[Result], pictures: str) -> str:
         "",
         f"Made by `python -m training.evaluation.listening` from the checkpoint `{checkpoint.name}` "
         f"{checkpoint.content_hash[:12]}, guidance {subject.guidance:g}; do not edit by hand. Each picture shows the source "
-        "(through the codec) above the result, on a logarithmic frequency axis. Pairs of figures are those of source and "
-        "result; [evaluation.md](evaluation.md) defines them. `--audio DIR` writes the sounds.",
+        "(through the codec) above the result, on a logarithmic frequency axis. Pairs of figures, and the log-mel distance, "
+        "are those of what the picture shows; note F1 is that of the result against the source as recorded. "
+        "[evaluation.md](evaluation.md) defines them. `--audio DIR` writes the sounds.",
         "",
         f"| case | source | prompt | setting | look for | {' | '.join(names)} |",
         "|---" * (5 + len(names)) + "|",

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.build_data import HELD_OUT, HELD_OUT_SEED, build, plan_evaluation
+from training.build_data import HELD_OUT, HELD_OUT_SEED, build, plan_evaluation, plan_hash
 from training.evaluation.spectra import REFERENCE_RMS, SAMPLE_RATE
 from training.renders import Renders, Take
 
@@ -69,14 +69,15 @@ class HeldOut:
 
 
 def built(work: Path, name: str, seeds: Sequence[int], takes: Sequence[Sequence[Take]], piece_s: float) -> Renders:
-    """Renders of a name in a folder, made if they are not there or were made to another plan."""
+    """Renders of a name in a folder, made if they are not there or were made to another plan (`build_data.plan_hash`).
+
+    Raises FileNotFoundError without a soundfont that takes name.
+    """
     work.mkdir(parents=True, exist_ok=True)
+    plan = plan_hash(seeds, takes, piece_s)
     try:
         renders = Renders(work, name)
-        is_same = [piece.seed for piece in renders.pieces] == list(seeds) and renders.takes == [
-            list(row) for row in takes
-        ]
-        if is_same and renders.audio.shape[2] == round(piece_s * SAMPLE_RATE):
+        if renders.plan == plan:
             return renders
     except FileNotFoundError:
         pass

@@ -29,7 +29,6 @@ NOTE_OUTPUT = "StatefulPartitionedCall:1"
 THRESHOLD = 0.35
 """Posterior above which a note sounds."""
 TOLERANCE_FRAMES = 2
-PITCHES = 88
 
 Posterior = NDArray[np.float32]
 """Probability of each piano key per frame, `[frames, 88]`."""

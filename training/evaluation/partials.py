@@ -9,13 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.evaluation.spectra import SAMPLE_RATE
+from training.evaluation.spectra import REFERENCE_RMS, SAMPLE_RATE
 
 CHORD_HZ = (220.0, 277.183, 329.628)
 """A3, C#4, E4."""
 HARMONICS = 8
 CHORD_S = 6.0
-CHORD_RMS = 0.1
 FADE_S = 0.05
 MIDDLE_S = (1.0, 5.0)
 """What is measured, away from the ends."""
@@ -66,7 +65,7 @@ def chord() -> Tensor:
         for harmonic in range(1, HARMONICS + 1):
             phase = 2.4 * (note * HARMONICS + harmonic)  # any spread that keeps the peaks low
             signal += torch.sin(2 * math.pi * harmonic * hz * time + phase) / harmonic
-    signal *= CHORD_RMS / signal.square().mean().sqrt()
+    signal *= REFERENCE_RMS / signal.square().mean().sqrt()
     fade = (torch.minimum(time, CHORD_S - time) / FADE_S).clamp(0, 1)
     return (signal * fade).float().expand(2, -1).contiguous()
 

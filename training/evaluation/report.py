@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,8 @@ def as_json(head: Mapping[str, Any], results: Sequence[PartResult]) -> dict[str,
 
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report, making its folder."""
+    """Write a report, making its folder. A reader, or a crash, never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -46,9 +46,15 @@ class Options:
 
 
 def run(
-    options: Options, console: Console, *, json: Path | None = None, picture: Path | None = None
+    options: Options,
+    console: Console,
+    *,
+    json: Path | None = None,
+    picture: Path | None = None,
+    on_part: Callable[[PartResult], object] = lambda result: None,
 ) -> list[PartResult]:
-    """Evaluate, print, and write what is asked for. Progress goes to stderr.
+    """Evaluate, print, and write what is asked for. Progress goes to stderr. `on_part` hears of each part when its
+    figures are written.
 
     Raises DemonError: what loading a checkpoint raises.
     """
@@ -74,6 +80,7 @@ def run(
                 console.print(f"{part}: nothing to measure")
             if json is not None:  # after every part: a long run that breaks off leaves what it has
                 write_json(json, as_json(head, results))
+            on_part(results[-1])
     if picture is not None:
         from training.evaluation.picture import draw
 

@@ -12,6 +12,10 @@ from torch import Tensor
 SAMPLE_RATE = 48_000
 FFT_SIZE, HOP = 2048, 512
 MEL_BANDS = 80
+SLANEY_MEL_HZ, SLANEY_CORNER_HZ = 200 / 3, 1000.0
+"""Slaney's mel scale is linear up to the corner, so many Hz per mel, and logarithmic above."""
+SLANEY_LOG_STEP = math.log(6.4) / 27
+"""Of a mel above the corner, in nat of frequency."""
 FLOOR = 1e-4
 """Added to magnitudes before a logarithm. A full-scale sine's peak bin is 11.3: the floor lies 101 dB below it."""
 REFERENCE_RMS = 0.1
@@ -44,29 +48,54 @@ def spectrum(signal: Tensor, fft_size: int = FFT_SIZE, hop: int = HOP) -> Tensor
 
 
 @cache
-def mel_filters(bands: int = MEL_BANDS, fft_size: int = FFT_SIZE, low_hz: float = 0.0) -> Tensor:
-    """Triangles equally spaced on the mel scale (2595 log10(1 + f/700)), each of unit sum: `[bands, bins]`.
+def htk_mel_filters(bands: int, fft_size: int = FFT_SIZE, low_hz: float = 0.0) -> Tensor:
+    """Triangles equally spaced on HTK's mel scale (2595 log10(1 + f/700)), each of unit sum: `[bands, bins]`.
 
-    A triangle narrower than a bin is widened to it, so that no band is empty.
+    For features of wide bands. A triangle narrower than a bin is widened to it, so that no band is empty.
     """
-    bins_hz = torch.linspace(0, SAMPLE_RATE / 2, fft_size // 2 + 1, dtype=torch.float64)
     low, high = (2595 * math.log10(1 + hz / 700) for hz in (low_hz, SAMPLE_RATE / 2))
     edges_hz = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)
-    left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    bin_hz = SAMPLE_RATE / fft_size
-    rising = (bins_hz - centre) / (centre - left).clamp_min(bin_hz) + 1
-    falling = (centre - bins_hz) / (right - centre).clamp_min(bin_hz) + 1
-    filters = torch.minimum(rising, falling).clamp_min(0)
+    filters = _triangles(edges_hz, fft_size, SAMPLE_RATE / fft_size)
     return (filters / filters.sum(1, keepdim=True)).float()
 
 
-def log_mel(signal: Tensor, bands: int = MEL_BANDS) -> Tensor:
-    """Natural logarithm of mel-band magnitudes of `[..., S]`: `[..., bands, frames]`, in nat."""
-    return torch.log(mel_filters(bands) @ spectrum(signal).abs() + FLOOR)
+@cache
+def slaney_mel_filters(bands: int = MEL_BANDS, fft_size: int = FFT_SIZE) -> Tensor:
+    """Triangles of unit area per Hz, equally spaced on Slaney's mel scale from 0 Hz to half the rate: `[bands, bins]`.
+
+    librosa's filters with `norm="slaney"` (Slaney, Auditory Toolbox, 1998): what the log-mel distance is defined with.
+    """
+    edges_hz = _slaney_hz(torch.linspace(0, _slaney_mel(SAMPLE_RATE / 2), bands + 2, dtype=torch.float64))
+    return (_triangles(edges_hz, fft_size) * (2 / (edges_hz[2:] - edges_hz[:-2]))[:, None]).float()
+
+
+def _triangles(edges_hz: Tensor, fft_size: int, narrowest_hz: float = 0.0) -> Tensor:
+    """Triangles of height 1 between every second edge: `[edges - 2, bins]`."""
+    bins_hz = torch.linspace(0, SAMPLE_RATE / 2, fft_size // 2 + 1, dtype=torch.float64)
+    left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
+    rising = (bins_hz - centre) / (centre - left).clamp_min(narrowest_hz) + 1
+    falling = (centre - bins_hz) / (right - centre).clamp_min(narrowest_hz) + 1
+    return torch.minimum(rising, falling).clamp_min(0)
+
+
+def _slaney_mel(hz: float) -> float:
+    """Of a frequency from SLANEY_CORNER_HZ on."""
+    return (SLANEY_CORNER_HZ / SLANEY_MEL_HZ) + math.log(hz / SLANEY_CORNER_HZ) / SLANEY_LOG_STEP
+
+
+def _slaney_hz(mel: Tensor) -> Tensor:
+    corner = SLANEY_CORNER_HZ / SLANEY_MEL_HZ
+    above = SLANEY_CORNER_HZ * torch.exp(SLANEY_LOG_STEP * (mel - corner))
+    return torch.where(mel < corner, SLANEY_MEL_HZ * mel, above)
+
+
+def log_mel(signal: Tensor) -> Tensor:
+    """Natural logarithm of Slaney mel-band magnitudes of `[..., S]`: `[..., MEL_BANDS, frames]`, in nat."""
+    return torch.log(slaney_mel_filters() @ spectrum(signal).abs() + FLOOR)
 
 
 def log_mel_distance(original: Tensor, other: Tensor) -> float:
-    """Mean absolute difference in nat of the log-mel spectra (80 bands, FFT 2048, hop 512) of two mono mixes.
+    """Mean absolute difference in nat of the log-mel spectra (80 Slaney bands, FFT 2048, hop 512) of two mono mixes.
 
     Both at the original's reference level; of different lengths, the shorter one's counts.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.evaluation.spectra import HOP, mel_filters, same_length, spectrum
+from training.evaluation.spectra import HOP, htk_mel_filters, same_length, spectrum
 
 BANDS = 20
 BLOCK_FRAMES = 8
@@ -63,6 +63,6 @@ def _picture(audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _blocks(values: Tensor) -> Tensor:
     """`[bins, frames]` -> sums `[BANDS, frames / BLOCK_FRAMES]`."""
-    bands = mel_filters(BANDS) @ values
+    bands = htk_mel_filters(BANDS) @ values
     blocks = bands.shape[1] // BLOCK_FRAMES
     return bands[:, : blocks * BLOCK_FRAMES].reshape(BANDS, blocks, BLOCK_FRAMES).mean(2)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.evaluation.spectra import SAMPLE_RATE, at_reference_level, mel_filters, mono, spectrum
+from training.evaluation.spectra import SAMPLE_RATE, at_reference_level, htk_mel_filters, mono, spectrum
 
 VERSION = "timbre1"
 """Changes whenever a feature does: part of the names of files that keep features."""
@@ -45,7 +45,7 @@ def features(audio: Tensor) -> NDArray[np.float64]:
     least = round(2 * MODULATION_FRAMES / FRAME_RATE * SAMPLE_RATE)
     if len(signal) < least:
         signal = signal.repeat(-(-least // len(signal)))
-    bands = mel_filters(MEL_BANDS, 2048, LOWEST_HZ) @ spectrum(signal, 2048, HOP).abs().square()
+    bands = htk_mel_filters(MEL_BANDS, 2048, LOWEST_HZ) @ spectrum(signal, 2048, HOP).abs().square()
     total_db = 10 * torch.log10(bands.sum(0) + 1e-9)
     heard = total_db > torch.quantile(total_db, 0.95) - HEARD_DB
     if int(heard.sum()) < LEAST_FRAMES:

@@ -75,7 +75,8 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
     sounds = _sounds(subject, cases)
     sources = [sounds[case.piece, case.source] for case in cases]
     targets = [sounds[case.piece, case.target] for case in cases]
-    ways = _ways(cases, sources, targets)
+    taught = taught_centroids_hz([(c.piece, t.take.programs) for c, t in zip(cases, targets, strict=True)], SECONDS)
+    ways = taught_ways([source.original.centroid_hz for source in sources], taught)
     yield from _judge(subject, list(sounds.values()))
     yield from _references(sources, targets, ways)
     for denoise in DENOISES:
@@ -88,21 +89,29 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
         yield from _figures(f"denoise {denoise:g}", sources, targets, covers, ways)
 
 
-def _ways(cases: Sequence[Pair], sources: Sequence[Sound], targets: Sequence[Sound]) -> list[bool | None]:
-    """Whether the prompt was taught to be brighter than the source; None where training's soundfonts do not agree."""
-    taught = taught_centroids_hz([(c.piece, t.take.programs) for c, t in zip(cases, targets, strict=True)], SECONDS)
+def taught_ways(sources_hz: Sequence[float], taught_hz: Sequence[Sequence[float]]) -> list[bool | None]:
+    """Whether each prompt was taught to be brighter than its source; None where training's soundfonts do not agree."""
     ways = []
-    for source, centroids_hz in zip(sources, taught, strict=True):
-        is_brighter = {_is_brighter(centroid, source.original.centroid_hz) for centroid in centroids_hz}
-        ways.append(is_brighter.pop() if len(is_brighter) == 1 else None)
+    for source_hz, centroids_hz in zip(sources_hz, taught_hz, strict=True):
+        verdicts = {is_brighter(centroid_hz, source_hz) for centroid_hz in centroids_hz}
+        ways.append(verdicts.pop() if len(verdicts) == 1 else None)
     return ways
 
 
-def _is_brighter(centroid_hz: float, than_hz: float) -> bool | None:
+def is_brighter(centroid_hz: float, than_hz: float) -> bool | None:
     """None where they are nearly equal."""
     if max(centroid_hz, than_hz) <= CENTROID_RATIO * min(centroid_hz, than_hz):
         return None
     return centroid_hz > than_hz
+
+
+def right_ways(
+    name: str, before_hz: Sequence[float], after_hz: Sequence[float], ways: Sequence[bool | None], note: str
+) -> Figure:
+    """Share of centroids that moved to the side that `ways` tells (True: up); those of no side are left out."""
+    moves = zip(before_hz, after_hz, ways, strict=True)
+    right = [(after > before) == way for before, after, way in moves if way is not None]
+    return share(name, sum(right), len(right), note)
 
 
 def _judge(subject: Subject, sounds: Sequence[Sound]) -> Iterator[Figure | Listing]:
@@ -119,10 +128,11 @@ def _judge(subject: Subject, sounds: Sequence[Sound]) -> Iterator[Figure | Listi
 
 
 def _references(sources: Sequence[Sound], targets: Sequence[Sound], ways: Sequence[bool | None]) -> Iterator[Figure]:
-    """What the true target renders reach, and another piece."""
-    yield _right_ways(
-        "centroid moves the right way, true target render", sources, [t.coded for t in targets], ways, REFERENCE
-    )
+    """What the true target renders reach, another piece, and the sources themselves."""
+    before_hz, after_hz = ([sound.coded.centroid_hz for sound in some] for some in (sources, targets))
+    yield right_ways("centroid moves the right way, true target render", before_hz, after_hz, ways, REFERENCE)
+    known = sum(source.coded.family == source.take.family for source in sources)
+    yield share("source's family heard in the source itself", known, len(sources), f"{REFERENCE}; through the codec")
     strangers = [sources[(index + 3) % len(sources)] for index in range(len(sources))]
     for name, others in (("true target render", targets), ("another piece", strangers)):
         both = [(source.original, other.original) for source, other in zip(sources, others, strict=True)]
@@ -151,18 +161,14 @@ def _figures(
     yield mean(f"onset agreement, {label}", agreement)
     same = [tempo_agrees(source.original.onsets, cover.onsets) for source, _, cover in every]
     yield share(f"tempo agrees, {label}", sum(same), len(same))
-    yield _right_ways(f"centroid moves the right way, {label}", sources, covers, ways, "as training's soundfonts agree")
+    before_hz, after_hz = [source.coded.centroid_hz for source in sources], [cover.centroid_hz for cover in covers]
+    note = "as training's soundfonts agree"
+    yield right_ways(f"centroid moves the right way, {label}", before_hz, after_hz, ways, note)
+    towards = [target.coded.centroid_hz > hz for target, hz in zip(targets, before_hz, strict=True)]
+    note = "all pairs, on whichever side of the source's"
+    yield right_ways(f"centroid moves towards the target render, {label}", before_hz, after_hz, towards, note)
     families = [target.take.family for target in targets]
     yield confusions(f"prompted (rows) and heard, {label}", families, [cover.family for cover in covers])
-
-
-def _right_ways(
-    name: str, sources: Sequence[Sound], covers: Sequence[Heard], ways: Sequence[bool | None], note: str
-) -> Figure:
-    """Share of covers on the side of the source's centroid that the prompt was taught; all through the codec."""
-    moves = zip(sources, covers, ways, strict=True)
-    right = [(cover.centroid_hz > source.coded.centroid_hz) == way for source, cover, way in moves if way is not None]
-    return share(name, sum(right), len(right), note)
 
 
 def confusions(title: str, truths: Sequence[str], heard: Sequence[str]) -> Listing:

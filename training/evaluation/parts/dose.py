@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from training.evaluation.generate import Wish
+from training.evaluation.latents import latent_distance
 from training.evaluation.report import Figure, Listing, share
 from training.evaluation.spectra import log_mel_distance
 from training.evaluation.subject import Subject
@@ -40,10 +41,8 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
         curves = [points[start : start + len(LEVELS)] for start in range(0, len(points), len(LEVELS))]
         for quantity in (0, 1):
             for curve in curves:
-                values = [point[quantity] for point in curve]
-                way = max(values) - min(values)
-                steps += len(values) - 1
-                farther += sum(b >= a - SLACK * way for a, b in pairwise(values))
+                steps += len(curve) - 1
+                farther += steps_farther([point[quantity] for point in curve])
         yield share(f"{control}: steps that go farther", farther, steps, "per piece, latents and log-mel")
         for index, level in enumerate(LEVELS):
             latents, mels = (statistics.mean(curve[index][quantity] for curve in curves) for quantity in (0, 1))
@@ -52,11 +51,18 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
     yield Listing("dose", COLUMNS, rows)
 
 
+def steps_farther(distances: Sequence[float]) -> int:
+    """How many steps from level to level do not come back, but for `SLACK` of the whole way."""
+    way = max(distances) - min(distances)
+    return sum(b >= a - SLACK * way for a, b in pairwise(distances))
+
+
 def _distances(subject: Subject, wishes: list[Wish], text: str) -> list[tuple[float, float]]:
     """Of the latents and of what is heard, each wish from its own source."""
     distances = []
     for wish, latent in zip(wishes, subject.covers(wishes, text), strict=True):
         source = wish.source.latent
-        apart = float((latent.frames - source.frames).square().mean().sqrt())
-        distances.append((apart, log_mel_distance(subject.hear(source), subject.hear(latent))))
+        distances.append(
+            (latent_distance(latent, source), log_mel_distance(subject.hear(source), subject.hear(latent)))
+        )
     return distances

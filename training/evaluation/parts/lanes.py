@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine_server.diffusion.parameters import PARAMETERS
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.lanes import ACTED_LANES
@@ -87,8 +86,7 @@ def _parameter_rows(subject: Subject, audio: Tensor, prompt: str, other_prompt: 
     )
     plain: dict[str, Tensor] = {}
     rows = []
-    probes = [probe for probe in PARAMETER_PROBES if probe.parameter in PARAMETERS]
-    for probe in subject.progress.each(probes[: subject.effort.of(100, 2)], "parameters"):
+    for probe in subject.progress.each(PARAMETER_PROBES[: subject.effort.of(100, 2)], "parameters"):
         base = {"source": scene.source, "conditioning": scene.words, "denoise": DENOISE, **probe.base}
         companions = ", ".join(f"{name} {value:g}" for name, value in probe.base.items())
         if companions not in plain:

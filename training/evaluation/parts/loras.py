@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -22,12 +22,33 @@ SECONDS = 8.0
 CASES = 12
 DENOISE = 1.0
 TOLD_SHARE = 0.9
-"""A LoRA is told from none if one descriptor moves the same way in so many of the cases: 11 of 12, which
-seven descriptors without any effect reach by chance in about 4 % of LoRAs."""
+"""A LoRA is told from none if one descriptor moves the same way in so many of the cases: 11 of 12, which seven descriptors
+without any effect reach by chance in about 4 % of LoRAs; and if its median change is one that is heard (`SCALES`)."""
 COLUMNS = (
-    *("LoRA", "log-mel distance, nat", "most telling", "without", "with", "same way"),
+    *("LoRA", "log-mel distance, nat", "most telling", "without", "with", "same way", "units of hearing"),
     *("heard with", "share", "share without"),
 )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a LoRA does to one descriptor, over all cases."""
+
+    name: str
+    same_way: float
+    """Share of the cases that move as the median does."""
+    size: float
+    """Of the median change, in the descriptor's unit of hearing."""
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether so many cases move the same way that chance seldom does it."""
+        return self.same_way >= TOLD_SHARE
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it tells music with the LoRA from music without."""
+        return self.is_consistent and self.size >= 1.0
 
 
 def measure(subject: Subject) -> Iterator[Figure | Listing]:
@@ -47,16 +68,22 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
         for index in range(cases)
     ]
     plain = [subject.hear(latent) for latent in subject.covers(wishes, "without a LoRA")]
-    rows = []
+    rows, told = [], 0
     for file in files:
         subject.session.apply_lora(file)
         try:
             changed = [subject.hear(latent) for latent in subject.covers(wishes, f"LoRA {file.stem}")]
         finally:
             subject.session.remove_last_lora()
-        rows.append(_row(subject, file, plain, changed))
-    told = sum(row[5] >= TOLD_SHARE for row in rows)
-    yield share("LoRAs told from none", told, len(rows), f"one descriptor the same way in {TOLD_SHARE:.0%} of cases")
+        before, after = [describe(audio) for audio in plain], [describe(audio) for audio in changed]
+        effect = most_telling_effect(before, after)
+        told += effect.is_told
+        middles = [statistics.median(each[effect.name] for each in some) for some in (before, after)]
+        distance = statistics.mean(log_mel_distance(a, b) for a, b in zip(plain, changed, strict=True))
+        told_by = (effect.name, *middles, effect.same_way, effect.size)
+        rows.append((file.stem, distance, *told_by, *_families(subject, plain, changed)))
+    note = f"one descriptor the same way in {TOLD_SHARE:.0%} of cases, by a unit of hearing"
+    yield share("LoRAs told from none", told, len(rows), note)
     yield Listing("loras", COLUMNS, rows)
 
 
@@ -68,19 +95,21 @@ def loras_in(folder: Path) -> list[Path]:
     return files
 
 
-def _row(subject: Subject, file: Path, plain: list[Tensor], changed: list[Tensor]) -> tuple[Any, ...]:
-    before, after = [describe(audio) for audio in plain], [describe(audio) for audio in changed]
+def most_telling_effect(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]]) -> Effect:
+    """The greatest effect among the consistent ones, or among all where none is; cases pair up."""
+    effects = [
+        _effect(name, [new[name] - old[name] for old, new in zip(before, after, strict=True)]) for name in SCALES
+    ]
+    return max(effects, key=lambda effect: (effect.is_consistent, effect.size))
 
-    def effect(name: str) -> tuple[float, float]:
-        """Share of the cases that move the common way, and how far in units of hearing."""
-        moves = [new[name] - old[name] for old, new in zip(before, after, strict=True)]
-        middle = statistics.median(moves)
-        return sum(move * middle > 0 for move in moves) / len(moves), abs(middle) / SCALES[name]
 
-    name = max(SCALES, key=effect)
-    distance = statistics.mean(log_mel_distance(a, b) for a, b in zip(plain, changed, strict=True))
+def _effect(name: str, moves: Sequence[float]) -> Effect:
+    middle = statistics.median(moves)
+    return Effect(name, sum(move * middle > 0 for move in moves) / len(moves), abs(middle) / SCALES[name])
+
+
+def _families(subject: Subject, plain: list[Tensor], changed: list[Tensor]) -> tuple[str, float, float]:
+    """The family heard most often with the LoRA, and its shares with and without."""
     without, heard = ([subject.judge.hears(audio) for audio in each] for each in (plain, changed))
     family = statistics.mode(heard)
-    shares = [each.count(family) / len(each) for each in (heard, without)]
-    middles = [statistics.median(each[name] for each in some) for some in (before, after)]
-    return file.stem, distance, name, *middles, effect(name)[0], family, *shares
+    return family, heard.count(family) / len(heard), without.count(family) / len(without)
