@@ -14,17 +14,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from training.compose import compose
+from training.compose import Piece, compose
 from training.effects import apply_colours, draw_colours
 from training.instruments import FAMILIES, MIXED, MIXED_WORDS, Programs
 from training.recordings import UFOAI_MUSIC, build_recordings
-from training.render import SAMPLE_RATE, render_each, to_int16
+from training.render import RENDERING, SAMPLE_RATE, render_each, to_int16
 from training.renders import PieceInfo, Take, write_info
 from training.store import DEFAULT_WORK
 
@@ -74,16 +74,17 @@ def plan_evaluation(index: int) -> list[Take]:
 def build(name: str, work: Path, seeds: list[int], takes: list[list[Take]], piece_s: float, workers: int) -> None:
     """Render all takes of all pieces into `name`.npy, batch by batch; batches of this plan that are done are skipped.
 
-    Another plan starts the array anew. There is a description, `name`.json, only beside a whole array. Takes of the
-    evaluation soundfont stay as rendered; others get their colours.
+    Another plan (`plan_hash`) starts the array anew. There is a description, `name`.json, only beside a whole array.
+    Takes of the evaluation soundfont stay as rendered; others get their colours. Raises FileNotFoundError without a
+    soundfont that takes name, and leaves all as it is.
     """
-    pieces = [compose(seed, piece_s - SILENT_END_S) for seed in seeds]
+    pieces = _compose_all(seeds, piece_s)
     shape = (len(pieces), len(takes[0]), round(piece_s * SAMPLE_RATE), 2)
-    plan = hashlib.sha256(repr((shape, seeds, takes, pieces)).encode()).hexdigest()[:16]
+    plan = plan_hash(seeds, takes, piece_s)
     log = work / f"{name}.{plan}.done"
     array = _open_array(work / f"{name}.npy", shape, log)
     done = set(log.read_text().split()) if log.exists() else set()
-    paths = {path.name: path for path in (*SOUNDFONTS, EVALUATION_SOUNDFONT)}
+    paths = _soundfont_paths()
     batches = _batches(takes)
 
     def fill(index: int) -> None:
@@ -105,6 +106,31 @@ def build(name: str, work: Path, seeds: list[int], takes: list[list[Take]], piec
     infos = [PieceInfo(s, piece.bpm, piece.key, piece.beats) for s, piece in zip(seeds, pieces, strict=True)]
     write_info(work / f"{name}.json", infos, takes, held_out, plan)
     print(f"{name}: {shape}, {shape[0] * shape[1] * piece_s / 3600:.1f} h")
+
+
+def plan_hash(seeds: Sequence[int], takes: Sequence[Sequence[Take]], piece_s: float) -> str:
+    """Hash of what determines the audio of renders: 16 hex digits.
+
+    These are the notes, the takes, the size of each soundfont's file (a package's update changes it, and it costs nothing
+    to read) and `RENDERING`; the synthesiser's version is not among them. Raises FileNotFoundError without a soundfont.
+    """
+    rows = [list(row) for row in takes]
+    used = {take.soundfont for row in rows for take in row}
+    sizes = [(path.name, _file_size(path)) for name, path in sorted(_soundfont_paths().items()) if name in used]
+    what = (RENDERING, round(piece_s * SAMPLE_RATE), list(seeds), rows, _compose_all(seeds, piece_s), sizes)
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+
+
+def _compose_all(seeds: Sequence[int], piece_s: float) -> list[Piece]:
+    return [compose(seed, piece_s - SILENT_END_S) for seed in seeds]
+
+
+def _soundfont_paths() -> dict[str, Path]:
+    return {path.name: path for path in (*SOUNDFONTS, EVALUATION_SOUNDFONT)}
+
+
+def _file_size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _open_array(path: Path, shape: tuple[int, ...], log: Path) -> np.memmap:

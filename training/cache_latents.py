@@ -21,11 +21,11 @@ from torch import Tensor
 
 from engine_server.model.spectral_codec import SpectralCodec
 from engine_server.model.windows import plan_windows
-from training.renders import Renders
+from training.renders import Renders, data_hash
 from training.sizes import SIZES
 from training.store import DEFAULT_WORK, hash_tensors, save_atomically, state_path
 
-RMS = 0.1
+RMS = 0.1  # -20 dBFS, before any random gain
 PIECE_GAIN_DB = (-8.0, 3.0)
 REENCODE_TOLERANCE = 2e-3  # relative; float16 storage
 SMALLEST_STD = 1e-3
@@ -34,9 +34,12 @@ LOG_EVERY = 100
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """The cache: normalised float16 latents `rendered` [piece, take, frame, 64] and `recorded` [frame, 64]."""
+    """The cache: normalised float16 latents `rendered` [piece, take, frame, 64] and `recorded` [frame, 64].
 
-    encoder_hash: str
+    `identity`: see `latents_identity`; what is trained on these latents knows no others.
+    """
+
+    identity: str
     rendered: Tensor
     recorded: Tensor
 
@@ -51,6 +54,12 @@ def load_codec(work: Path, size: str, stage: str) -> SpectralCodec:
 def encoder_hash(codec: SpectralCodec) -> str:
     """Identifies what determines the raw latents: the encoder's weights and the features' statistics."""
     return hash_tensors({n: p for n, p in codec.state_dict().items() if n.startswith(("encoder", "feature"))})
+
+
+def latents_identity(codec: SpectralCodec) -> str:
+    """Identifies what determines the normalised latents: the encoder and the latents' statistics, which must be set."""
+    statistics = {"latent_mean": codec.latent_mean, "latent_std": codec.latent_std}
+    return hash_tensors({"encoder": torch.tensor(list(bytes.fromhex(encoder_hash(codec)))), **statistics})
 
 
 def piece_takes(renders: Renders, piece: int) -> Tensor:
@@ -74,15 +83,16 @@ def raw_latents(codec: SpectralCodec, audio: Tensor) -> Tensor:
 
 
 def cache(codec: SpectralCodec, work: Path, size: str, pieces: int | None = None) -> None:
-    """Encode everything, or only the first `pieces` training pieces; statistics come from those and the recordings.
+    """Encode everything, or only the first `pieces` training pieces.
 
-    A cache of as many pieces by the same encoder is kept.
+    Statistics come from the training pieces among them and the recordings, but for a codec that has its own already
+    (`training.adopt`). A cache of as many pieces of the same data by the same encoder is kept.
     """
     renders, path, made_by = Renders(work), state_path(work, size, "latents"), encoder_hash(codec)
     count = len(renders.pieces) if pieces is None else min(pieces, renders.training_pieces)
     if path.exists():
         kept = torch.load(path, mmap=True)
-        if (kept["encoder_hash"], len(kept["rendered"])) == (made_by, count):
+        if (kept["encoder_hash"], kept["data_hash"], len(kept["rendered"])) == (made_by, data_hash(work), count):
             print(f"latents: {path} already holds {count} pieces by encoder {made_by}")
             return
     takes = []
@@ -92,10 +102,13 @@ def cache(codec: SpectralCodec, work: Path, size: str, pieces: int | None = None
             print(f"encoded {piece + 1}/{count} pieces", flush=True)
     rendered = torch.stack(takes)
     recorded = encode_recordings(codec, np.load(work / "recordings.npy", mmap_mode="r"))
-    pool = torch.cat([rendered[: renders.training_pieces].flatten(0, 2), recorded])
-    mean, std = pool.mean(0), pool.std(0).clamp_min(SMALLEST_STD)
+    mean, std = codec.latent_mean, codec.latent_std
+    if (std == 1).all():
+        pool = torch.cat([rendered[: renders.training_pieces].flatten(0, 2), recorded])
+        mean, std = pool.mean(0), pool.std(0).clamp_min(SMALLEST_STD)
     state = {
         "encoder_hash": made_by,
+        "data_hash": data_hash(work),
         "mean": mean,
         "std": std,
         "rendered": ((rendered - mean) / std).half(),
@@ -122,6 +135,8 @@ def load_latents(codec: SpectralCodec, work: Path, size: str) -> Latents:
     state = torch.load(state_path(work, size, "latents"))
     if state["encoder_hash"] != encoder_hash(codec):
         raise ValueError("latents.pt was made by another encoder: run training.cache_latents again")
+    if state["data_hash"] != data_hash(work):
+        raise ValueError("latents.pt was made of other data: run training.cache_latents again")
     codec.latent_mean.copy_(state["mean"])
     codec.latent_std.copy_(state["std"])
     fresh = codec.encode(piece_takes(Renders(work), 0)[:1])
@@ -129,7 +144,7 @@ def load_latents(codec: SpectralCodec, work: Path, size: str) -> Latents:
     difference = float((fresh - stored).norm() / fresh.norm())
     if difference > REENCODE_TOLERANCE:
         raise ValueError(f"re-encoding a stored take differs by {difference:.4f}")
-    return Latents(state["encoder_hash"], state["rendered"], state["recorded"])
+    return Latents(latents_identity(codec), state["rendered"], state["recorded"])
 
 
 def cached_training_pieces(latents: Latents, renders: Renders) -> range:

@@ -108,7 +108,7 @@ def main() -> None:
     latents = None if args.untrained else load_latents(codec, args.work, args.size)
     modules = build_diffusion_modules(encode_silence(codec), SIZES[args.size])
     if latents:
-        load_diffusion(modules, args.work, args.size, args.dit, latents.encoder_hash)
+        load_diffusion(modules, args.work, args.size, args.dit, latents.identity)
     target = args.target.resolve()
     print(f"{target}: {publish(codec, modules, target, args.shift):.1f} MB")
 

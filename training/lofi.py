@@ -27,7 +27,8 @@ NOISE_BAND_HZ = (400, 6000)
 def apply(audio: np.ndarray, seed: int, sample_rate: int) -> np.ndarray:
     """Audio float32 [samples, 2] as a worn record; the same for the same seed. Same shape, at an RMS of about 0.1.
 
-    Nothing moves in time by more than GREATEST_SHIFT_MS and the filters' delay, a fraction of a millisecond.
+    Nothing moves in time by more than GREATEST_SHIFT_MS and the filters' delay: 0.1 to 0.3 ms from 500 Hz on, and up to
+    2 ms near the lower edge of the band.
     """
     rng = np.random.default_rng((seed, 33))
     sound = audio * (REFERENCE_RMS / max(float(audio.std()), 1e-3))

@@ -46,7 +46,8 @@ class Plan:
     """How one stage runs. `learning_rate` falls along a cosine to `final_rate` of itself at step `steps`.
 
     path: the state file; its neighbour `.jsonl` gets a line of mean losses every 50 steps. stop_after: steps of this call.
-    identity: what the state was made from, for example an encoder's hash; a state of another identity is refused.
+    identity: what the state was made from, for example an encoder's hash. A state of another identity, or of a run with
+    other `steps` or another `learning_rate`, is refused: its first part would have followed another schedule.
     """
 
     path: Path
@@ -66,18 +67,15 @@ def run(
 ) -> tuple[dict[str, Tensor], int]:
     """Train the parameters that want gradients; `losses_of(step)` gives named losses, of which `total` is minimised.
 
-    Returns the averaged state and how many steps it has had. Raises ValueError for a state file of another identity.
+    Returns the averaged state and how many steps it has had. Raises ValueError for a state file of another identity, or
+    of other steps or another learning rate, before anything is changed.
     """
     parameters = [p for p in trained.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, plan.learning_rate, betas=plan.betas, weight_decay=plan.weight_decay)
     ema, first = Ema(trained, plan.average), 0
     if plan.path.exists():
         saved = torch.load(plan.path)
-        if saved["identity"] != plan.identity:
-            raise ValueError(
-                f"{plan.path} was made from {saved['identity'] or 'something unknown'}, not from {plan.identity}:"
-                f" move it away first"
-            )
+        _check_state(plan, saved)
         trained.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         ema.state, ema.updates, first = saved["ema"], saved["step"], saved["step"]
@@ -105,9 +103,26 @@ def run(
                 "model": trained.state_dict(),
                 "ema": ema.state,
                 "optimizer": optimizer.state_dict(),
+                "step": done,
+                "identity": plan.identity,
+                "steps": plan.steps,
+                "learning_rate": plan.learning_rate,
             }
-            save_atomically(state | {"step": done, "identity": plan.identity}, plan.path)
+            save_atomically(state, plan.path)
     return ema.state, max(first, last)
+
+
+def _check_state(plan: Plan, saved: Mapping[str, Any]) -> None:
+    if saved["identity"] != plan.identity:
+        raise ValueError(
+            f"{plan.path} was made from {saved['identity'] or 'something unknown'}, not from {plan.identity}:"
+            f" move it away first"
+        )
+    if (saved["steps"], saved["learning_rate"]) != (plan.steps, plan.learning_rate):
+        raise ValueError(
+            f"{plan.path} was planned with {saved['steps']} steps at a learning rate of {saved['learning_rate']:g}, not"
+            f" {plan.steps} at {plan.learning_rate:g}: repeat those, or move it away first"
+        )
 
 
 def _report(plan: Plan, done: int, means: dict[str, float], pace_s: float) -> None:
@@ -121,6 +136,7 @@ def _report(plan: Plan, done: int, means: dict[str, float], pace_s: float) -> No
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that every stage has."""
     parser.add_argument("--steps", type=int, help="length of the stage; sets the learning-rate decay")
+    parser.add_argument("--learning-rate", type=float, help="its highest, after the warm-up")
     parser.add_argument("--stop-after", type=int, help="do at most this many steps now, resume later")
     parser.add_argument("--size", choices=tuple(SIZES), default="embedded")
     parser.add_argument("--threads", type=int, default=2)

@@ -6,11 +6,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from diffusers.pipelines.ace_step.pipeline_ace_step import TASK_INSTRUCTIONS
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from engine_server.model.prompts import METERS, Metas
+from engine_server.model.prompts import METERS, TASK_INSTRUCTIONS, Metas
 from training.compose import MAJOR_TONICS, MINOR_TONICS
 from training.effects import ROOMS, TONES
 from training.instruments import FAMILIES, MIXED, MIXED_WORDS

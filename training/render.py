@@ -19,6 +19,8 @@ from training.compose import DRUMS, Piece
 from training.instruments import Programs
 
 SAMPLE_RATE = 48000
+RENDERING = 1
+"""Part of what renders are known by. Raise it when this module or `effects` makes the same takes sound different."""
 TICKS_PER_SECOND = 960  # 480 ticks per beat at 120 beats per minute
 DRUM_CHANNEL = 9
 GAP_S = 0.2  # silence between pieces; all sound is cut off at its start

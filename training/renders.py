@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ def write_info(
 ) -> None:
     """The description that `Renders` reads; the last `held_out` pieces are for tests only.
 
-    `plan`: a hash of all that was rendered, the notes too; it makes the description of other audio another text.
+    `plan`: see `build_data.plan_hash`; it makes the description of other audio another text.
     """
     info = {
         "plan": plan,
@@ -58,11 +59,18 @@ def write_info(
     os.replace(partial, path)
 
 
+def data_hash(work: Path) -> str:
+    """Hash of the descriptions of renders and recordings: 16 hex digits."""
+    texts = [(work / f"{name}.json").read_bytes() for name in ("renders", "recordings")]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+
+
 class Renders:
     """Aligned renders: `audio` int16 [piece, take, sample, 2] at 48 kHz, what each take is, and what each piece is.
 
     `name` is "renders" for the training set, with its held-out pieces at the end, or "evaluation" for the held-out pieces
-    by a soundfont that training never hears. Raises FileNotFoundError before they are built.
+    by a soundfont that training never hears. `plan` tells what they were rendered from (`build_data.plan_hash`). Raises
+    FileNotFoundError before they are built.
     """
 
     def __init__(self, work: Path, name: str = "renders"):
@@ -70,6 +78,7 @@ class Renders:
         self.audio = np.load(work / f"{name}.npy", mmap_mode="r")
         self.pieces = [PieceInfo(**piece) for piece in info["pieces"]]
         self.takes = [[_read_take(take) for take in row] for row in info["takes"]]
+        self.plan: str = info["plan"]
         self.training_pieces: int = len(self.pieces) - info["held_out_pieces"]
 
 

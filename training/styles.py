@@ -86,12 +86,12 @@ def _in_long_hall(audio: np.ndarray, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def build(name: str, codec: SpectralCodec, work: Path, size: str, encoder_hash: str, pieces: range) -> None:
-    """Render and encode one style. `codec` must have the latents' statistics set (`load_latents`)."""
+def build(name: str, codec: SpectralCodec, work: Path, size: str, identity: str, pieces: range) -> None:
+    """Render and encode one style. `codec` must have the latents' statistics set (`load_latents`); `identity` is theirs."""
     path = state_path(work, size, f"style_{name}")
     if path.exists():
         kept = torch.load(path)
-        if (kept["encoder_hash"], kept["pieces"]) == (encoder_hash, len(pieces)):
+        if (kept["identity"], kept["pieces"]) == (identity, len(pieces)):
             return
     renders = Renders(work)
     latents: list[Tensor] = []
@@ -99,14 +99,14 @@ def build(name: str, codec: SpectralCodec, work: Path, size: str, encoder_hash: 
         latents.append(codec.encode(at_piece_level(takes, renders.pieces[piece].seed)).half())
         if len(latents) % LOG_EVERY == 0:
             print(f"{name}: {len(latents)}/{len(pieces)} pieces", flush=True)
-    save_atomically({"encoder_hash": encoder_hash, "pieces": len(pieces), "latents": torch.stack(latents)}, path)
+    save_atomically({"identity": identity, "pieces": len(pieces), "latents": torch.stack(latents)}, path)
 
 
-def load_style(name: str, work: Path, size: str, encoder_hash: str) -> Tensor:
-    """Latents [piece, take, frame, 64] of the first training pieces. Raises ValueError if another encoder made them."""
+def load_style(name: str, work: Path, size: str, identity: str) -> Tensor:
+    """Latents [piece, take, frame, 64] of the first training pieces. Raises ValueError if they go with other latents."""
     state = torch.load(state_path(work, size, f"style_{name}"))
-    if state["encoder_hash"] != encoder_hash:
-        raise ValueError(f"style_{name}.pt was made by another encoder: run training.styles again")
+    if state["identity"] != identity:
+        raise ValueError(f"style_{name}.pt goes with other latents: run training.styles again")
     latents: Tensor = state["latents"]
     return latents
 
@@ -126,7 +126,7 @@ def main() -> None:
     latents = load_latents(codec, args.work, args.size)
     pieces = cached_training_pieces(latents, Renders(args.work))[: args.pieces]
     for name in args.styles or STYLES:
-        build(name, codec, args.work, args.size, latents.encoder_hash, pieces)
+        build(name, codec, args.work, args.size, latents.identity, pieces)
 
 
 if __name__ == "__main__":

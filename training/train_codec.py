@@ -11,7 +11,6 @@ be cached while `decoder` still runs. The decoder's stage adds noise to the late
 from __future__ import annotations
 
 import argparse
-import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +20,16 @@ import torch
 from torch import Tensor
 
 from engine_server.model.spectral_codec import SpectralCodec
-from training.cache_latents import encoder_hash, load_codec
+from training.cache_latents import RMS, encoder_hash, load_codec
 from training.loop import Plan, run, run_stage_command
 from training.losses import FeatureLoss, kl_divergence
-from training.renders import Renders
+from training.renders import Renders, data_hash
 from training.sizes import SIZES
 from training.store import state_path
 
 FRAMES = 64  # per training excerpt: 2.56 s
 EDGE = 4  # frames on either side that are seen but not judged
 BATCH = 10
-RMS = 0.1  # -20 dBFS, before the random gain
 GAIN_DB = (-14.0, 5.0)
 READ_AHEAD = 4  # steps
 RECORDING_SHARE, MIX_SHARE = 0.35, 0.15
@@ -106,12 +104,6 @@ class Excerpts:
         return torch.from_numpy(np.stack(chosen))
 
 
-def data_hash(work: Path) -> str:
-    """Hash of the descriptions of renders and recordings: 16 hex digits."""
-    texts = [(work / f"{name}.json").read_bytes() for name in ("renders", "recordings")]
-    return hashlib.sha256(b"".join(texts)).hexdigest()[:16]
-
-
 @torch.no_grad()
 def measure_features(codec: SpectralCodec, data: Excerpts) -> None:
     """Set the features' statistics: a mean for each, one spread for all log-magnitudes and one for all shares."""
@@ -161,7 +153,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     plan = Plan(
         state_path(work, size, f"codec_{name}"),
         stage.steps if arguments.steps is None else arguments.steps,
-        stage.learning_rate,
+        stage.learning_rate if arguments.learning_rate is None else arguments.learning_rate,
         arguments.stop_after,
         identity=identity,
     )

@@ -105,10 +105,12 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     renders = Renders(work)
     sampler = PairSampler(latents, renders, cached_training_pieces(latents, renders), silence)
     forward, trained = DitForward(modules.transformer), modules.trained.train()
-    identity, teacher = latents.encoder_hash, None
+    identity, teacher = latents.identity, None
     if name == "finish":
-        identity = load_diffusion(modules, work, size, "flow", latents.encoder_hash)
+        identity = load_diffusion(modules, work, size, "flow", latents.identity)
         teacher = Teacher(modules, FINISH_GUIDANCE)
+    elif state_path(work, size, "dit_start").exists():  # training.adopt
+        identity = load_diffusion(modules, work, size, "start", latents.identity)
 
     def losses_of(step: int) -> dict[str, Tensor]:
         batch = sampler.batch(step + (FINISH_OFFSET if teacher else 0))
@@ -122,7 +124,7 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     plan = Plan(
         state_path(work, size, f"dit_{name}"),
         STEPS[name] if arguments.steps is None else arguments.steps,
-        LEARNING_RATE[name],
+        LEARNING_RATE[name] if arguments.learning_rate is None else arguments.learning_rate,
         arguments.stop_after,
         weight_decay=0.01,
         identity=identity,
@@ -130,20 +132,20 @@ def train(name: str, arguments: argparse.Namespace) -> None:
     run(plan, trained, losses_of)
 
 
-def load_diffusion(modules: DiffusionModules, work: Path, size: str, stage: str, encoder: str) -> str:
+def load_diffusion(modules: DiffusionModules, work: Path, size: str, stage: str, latents: str) -> str:
     """Set the modules to a stage's averaged weights, and return the identity of what is trained on top of them.
 
-    That is `encoder`, the hash of the encoder whose latents they know, and a hash of the weights.
-    Raises FileNotFoundError before the stage is trained, ValueError if it was on another encoder's latents.
+    That is `latents`, the identity of the latents that they know, and a hash of the weights.
+    Raises FileNotFoundError before the stage is trained, ValueError if it was on other latents.
     """
     path = state_path(work, size, f"dit_{stage}")
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run training.train_dit {stage} first")
     saved = torch.load(path)
-    if str(saved["identity"]).partition(" ")[0] != encoder:
-        raise ValueError(f"{path} was trained on another encoder's latents")
+    if str(saved["identity"]).partition(" ")[0] != latents:
+        raise ValueError(f"{path} was trained on other latents")
     modules.trained.load_state_dict(saved["ema"])
-    return f"{encoder} {hash_tensors(saved['ema'])}"
+    return f"{latents} {hash_tensors(saved['ema'])}"
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def load_base(work: Path, size: str, stage: str) -> Base:
     latents = load_latents(codec, work, size)
     silence = encode_silence(codec)
     modules = build_diffusion_modules(silence, SIZES[size])
-    identity = load_diffusion(modules, work, size, stage, latents.encoder_hash)
+    identity = load_diffusion(modules, work, size, stage, latents.identity)
     modules.trained.eval().requires_grad_(False)
     return Base(modules, latents, Renders(work), silence, identity)
 
@@ -104,7 +104,7 @@ def train(name: str, base: Base, arguments: argparse.Namespace) -> None:
     bank = AdapterBank()
     bank.add(pairs.factors())  # the bank keeps the very tensors that the optimiser changes
     forward, strengths = DitForward(modules.transformer, bank), torch.ones(BATCH, 1)
-    style = load_style(name, work, size, base.latents.encoder_hash)
+    style = load_style(name, work, size, base.latents.identity)
     sampler = StyleSampler(base.latents, base.renders, style, base.silence)
 
     def losses_of(step: int) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def train(name: str, base: Base, arguments: argparse.Namespace) -> None:
     plan = Plan(
         state_path(work, size, f"lora_{name}"),
         steps,
-        LEARNING_RATE,
+        LEARNING_RATE if arguments.learning_rate is None else arguments.learning_rate,
         arguments.stop_after,
         warmup=WARMUP,
         weight_decay=0.0,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from argparse import Namespace
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from engine_server.model import windows
 from engine_server.model.checkpoint import load_checkpoint
@@ -23,13 +24,14 @@ from engine_server.model.spectral_codec import SpectralCodec
 
 pytest.importorskip("mido", reason="needs the packages for training")
 
-from training import export, modules, sampler, store, train_codec, train_dit, train_lora
+from training import adopt, export, modules, sampler, store, styles, train_codec, train_dit, train_lora
 from training.build_data import plan_takes
 from training.cache_latents import (
     Latents,
     cache,
     encode_recordings,
     encoder_hash,
+    latents_identity,
     load_codec,
     load_latents,
     raw_latents,
@@ -84,6 +86,17 @@ def test_a_state_of_another_identity_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match="made from one, not from two: move it away"):
         regression(Plan(path, 4, 1e-2, identity="two"))
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("steps", "learning_rate"), [(6, 1e-2), (4, 5e-3)])
+def test_a_resumed_run_must_repeat_its_schedule(tmp_path, steps, learning_rate):
+    path = tmp_path / "state.pt"
+    regression(Plan(path, 4, 1e-2, stop_after=2))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"planned with 4 steps at a learning rate of 0\.01, not .*repeat those"):
+        regression(Plan(path, steps, learning_rate))
+    assert path.read_bytes() == before
+    assert regression(Plan(path, 4, 1e-2))[1] == 4
 
 
 def test_a_crash_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
@@ -247,12 +260,18 @@ def work(trained, small, tmp_path):
     (tmp_path / SIZE).mkdir()
     for path in (trained / SIZE).glob("*.pt"):
         (tmp_path / SIZE / path.name).symlink_to(path)
-    save_flow(tmp_path, small.modules, small.latents.encoder_hash)
+    save_flow(tmp_path, small.modules, small.latents.identity)
     return tmp_path
 
 
+def describe_otherwise(work):
+    """As if the recordings were others."""
+    (work / "recordings.json").unlink()  # a link to the others' description
+    (work / "recordings.json").write_text('["another"]')
+
+
 def options(work, **others):
-    return Namespace(**{"work": work, "size": SIZE, "steps": 2, "stop_after": 1} | others)
+    return Namespace(**{"work": work, "size": SIZE, "steps": 2, "stop_after": 1, "learning_rate": None} | others)
 
 
 # The cache
@@ -286,7 +305,100 @@ def test_a_cache_that_fits_is_kept_and_another_encoders_is_not(work, small, caps
     with pytest.raises(ValueError, match="another encoder"):
         load_latents(codec, work, SIZE)
     cache(codec, work, SIZE, 2)
-    assert load_latents(codec, work, SIZE).encoder_hash == encoder_hash(codec) != small.latents.encoder_hash
+    assert load_latents(codec, work, SIZE).identity == latents_identity(codec) != small.latents.identity
+
+
+def test_a_cache_of_other_data_is_refused_and_made_again(work, capsys):
+    codec = load_codec(work, SIZE, "codec")
+    describe_otherwise(work)
+    with pytest.raises(ValueError, match="made of other data"):
+        load_latents(codec, work, SIZE)
+    cache(codec, work, SIZE)
+    assert "already holds" not in capsys.readouterr().out
+    assert len(load_latents(codec, work, SIZE).rendered) == PIECES
+
+
+def test_what_was_trained_on_latents_of_other_statistics_is_refused(work, small):
+    codec = load_codec(work, SIZE, "codec")
+    path = state_path(work, SIZE, "latents")
+    state = torch.load(path)
+    path.unlink()  # a link to the others' cache
+    save_atomically(
+        state | {"std": 2 * state["std"], "rendered": state["rendered"] / 2, "recorded": state["recorded"] / 2}, path
+    )
+    identity = load_latents(codec, work, SIZE).identity
+    assert encoder_hash(codec) == encoder_hash(small.codec)
+    assert identity == latents_identity(codec) != small.latents.identity
+    with pytest.raises(ValueError, match="trained on other latents"):
+        train_dit.load_diffusion(small.modules, work, SIZE, "flow", identity)
+
+
+# What is held out
+
+
+@pytest.fixture
+def poisoned(work):
+    """The work folder with noise at full scale in the place of the held-out piece's audio, and NaN in its latents."""
+    audio = np.load(work / "renders.npy")
+    audio[-1] = 32767 * np.sign(audio[-1])
+    (work / "renders.npy").unlink()  # a link to the others' renders
+    np.save(work / "renders.npy", audio)
+    path = state_path(work, SIZE, "latents")
+    state = torch.load(path)
+    state["rendered"][-1] = torch.nan
+    path.unlink()
+    save_atomically(state, path)
+    return work
+
+
+def test_the_codec_never_hears_held_out_pieces(trained, poisoned):
+    clean, other = (train_codec.Excerpts(folder, 20 * HOP) for folder in (trained, poisoned))
+    for step in range(20):
+        assert torch.equal(clean.batch(step), other.batch(step))
+
+
+def test_the_latents_statistics_know_nothing_of_held_out_pieces(trained, poisoned):
+    state_path(poisoned, SIZE, "latents").unlink()
+    cache(load_codec(poisoned, SIZE, "codec"), poisoned, SIZE)
+    clean, other = (torch.load(state_path(folder, SIZE, "latents")) for folder in (trained, poisoned))
+    for name in ("mean", "std", "recorded"):
+        assert torch.equal(clean[name], other[name])
+    assert torch.equal(clean["rendered"][:-1], other["rendered"][:-1])
+    assert not torch.equal(clean["rendered"][-1], other["rendered"][-1])
+
+
+def test_the_flow_never_sees_held_out_pieces(poisoned, monkeypatch, few_rows):
+    drawn_by = []
+
+    def sampler_of(*arguments):
+        drawn_by.append(PairSampler(*arguments))
+        return drawn_by[0]
+
+    monkeypatch.setattr(train_dit, "PairSampler", sampler_of)
+    state_path(poisoned, SIZE, "dit_flow").unlink()
+    train_dit.train("flow", options(poisoned, stop_after=0))
+    batch = drawn_by[0].batch(0, (FRAMES, 400))
+    assert batch.clean.isfinite().all()
+    assert batch.source.isfinite().all()
+
+
+def test_styles_are_made_of_training_pieces_only(poisoned, small, monkeypatch):
+    rendered = []
+
+    def style(renders, pieces):
+        for piece in pieces:
+            rendered.append(piece)
+            yield renders.audio[piece].astype(np.float32) / 32768
+
+    monkeypatch.setitem(styles.STYLES, "lofi", style)
+    arguments = ["lofi", "--pieces", "99", "--size", SIZE, "--work", str(poisoned)]
+    monkeypatch.setattr(sys, "argv", ["styles", *arguments])
+    styles.main()
+    assert rendered == list(range(PIECES - 1))
+    made = styles.load_style("lofi", poisoned, SIZE, small.latents.identity)
+    assert (made.float() - small.latents.rendered[:-1].float()).abs().max() < 0.02
+    with pytest.raises(ValueError, match="goes with other latents"):
+        styles.load_style("lofi", poisoned, SIZE, "another")
 
 
 # Conditions and the teacher
@@ -355,22 +467,22 @@ def few_rows(monkeypatch):
 
 
 def test_the_finish_belongs_to_its_flow(work, small, few_rows):
-    encoder = small.latents.encoder_hash
+    latents = small.latents.identity
     train_dit.train("finish", options(work))
-    flow = f"{encoder} {hash_tensors(small.modules.trained.state_dict())}"
+    flow = f"{latents} {hash_tensors(small.modules.trained.state_dict())}"
     assert torch.load(state_path(work, SIZE, "dit_finish"))["identity"] == flow
     train_dit.train("finish", options(work))
     assert torch.load(state_path(work, SIZE, "dit_finish"))["step"] == 2
     base = train_lora.load_base(work, SIZE, "finish")
-    assert base.identity.split()[0] == encoder
+    assert base.identity.split()[0] == latents
     assert base.identity != flow
     with torch.no_grad():
         small.modules.transformer.proj_out_conv.bias += 1
-    save_flow(work, small.modules, encoder)
-    with pytest.raises(ValueError, match=f"made from {flow}, not from {encoder} .*: move it away"):
+    save_flow(work, small.modules, latents)
+    with pytest.raises(ValueError, match=f"made from {flow}, not from {latents} .*: move it away"):
         train_dit.train("finish", options(work))
     save_flow(work, small.modules, "0123456789abcdef")
-    with pytest.raises(ValueError, match="trained on another encoder's latents"):
+    with pytest.raises(ValueError, match="trained on other latents"):
         train_dit.train("finish", options(work))
     with pytest.raises(ValueError, match="move it away"):
         train_dit.train("flow", options(work))
@@ -389,8 +501,7 @@ def test_the_decoder_belongs_to_its_encoder_and_the_codec_to_its_data(work, monk
     assert torch.load(codec)["identity"] == train_codec.data_hash(work)
     with pytest.raises(ValueError, match=f"made from {encoder_hash(start)}, not from"):
         train_codec.train("decoder", options(work))
-    (work / "recordings.json").unlink()
-    (work / "recordings.json").write_text('["another"]')
+    describe_otherwise(work)
     with pytest.raises(ValueError, match="move it away"):
         train_codec.train("codec", options(work))
 
@@ -423,6 +534,59 @@ def test_an_exported_checkpoint_loads_and_takes_the_old_ones_place(work, small, 
     assert loaded.model_version == SIZE
     assert torch.allclose(loaded.silence, modules.encode_silence(small.codec), atol=1e-2)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_training_goes_on_from_an_exported_checkpoint(work, small, tmp_path, monkeypatch, few_rows):
+    export_into(tmp_path / "shipped", work, monkeypatch)
+    sitting = tmp_path / "sitting"
+    sitting.mkdir()
+    for name in ("renders.npy", "renders.json", "recordings.npy", "recordings.json"):
+        (sitting / name).symlink_to(work / name)
+    adopt.adopt(tmp_path / "shipped", sitting, SIZE)
+    codec = load_codec(sitting, SIZE, "codec")
+    cache(codec, sitting, SIZE)
+    latents = load_latents(codec, sitting, SIZE)
+    assert torch.equal(codec.latent_mean, small.codec.latent_mean.half().float())
+    assert torch.equal(codec.latent_std, small.codec.latent_std.half().float())
+    before, after = small.latents.rendered.float(), latents.rendered.float()
+    assert (after - before).norm() < 0.01 * before.norm()  # the encoder is rounded
+    train_dit.train("flow", options(sitting, learning_rate=0.0))
+    start, flow = (torch.load(state_path(sitting, SIZE, f"dit_{stage}")) for stage in ("start", "flow"))
+    assert flow["identity"] == f"{latents.identity} {hash_tensors(start['ema'])}"
+    fresh = small.modules.trained.state_dict()
+    assert flow["model"].keys() == fresh.keys()
+    assert all(torch.equal(flow["model"][name], fresh[name].half().float()) for name in fresh)
+    before = state_path(sitting, SIZE, "codec_codec").read_bytes()
+    with pytest.raises(FileExistsError, match="move it away"):
+        adopt.adopt(tmp_path / "shipped", sitting, SIZE)
+    assert state_path(sitting, SIZE, "codec_codec").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("size", "file", "match"),
+    [
+        ("embedded", None, "vae of .* is not that of the size embedded"),
+        (SIZE, "vae", "vae of"),
+        (SIZE, "transformer", "transformer of"),
+        (SIZE, "tokenizer", "another tokenizer"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_not_adopted(work, tmp_path, monkeypatch, size, file, match):
+    shipped = tmp_path / "shipped"
+    export_into(shipped, work, monkeypatch)
+    if file == "tokenizer":
+        path = shipped / file / "tokenizer.json"
+        told = json.loads(path.read_text())
+        told["model"]["merges"][-1], told["model"]["merges"][-2] = told["model"]["merges"][-2:]
+        path.write_text(json.dumps(told))
+    elif file:
+        path = shipped / file / "diffusion_pytorch_model.safetensors"
+        weights = load_file(path)
+        weights.popitem()
+        save_file(weights, path)
+    with pytest.raises(ValueError, match=match):
+        adopt.adopt(shipped, tmp_path / "sitting", size)
+    assert not (tmp_path / "sitting").exists()
 
 
 def test_a_missing_stage_or_too_large_a_checkpoint_leaves_the_target_alone(work, tmp_path, monkeypatch):

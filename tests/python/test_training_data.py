@@ -24,6 +24,7 @@ from training.build_data import (
     SOUNDFONTS,
     build,
     plan_evaluation,
+    plan_hash,
     plan_takes,
 )
 from training.compose import DRUMS, HIGHEST_NOTE, LOWEST_NOTE, MELODY, compose
@@ -237,6 +238,14 @@ def fewer_notes(seed, seconds):
     return replace(piece, notes=piece.notes[1:])
 
 
+@pytest.fixture(autouse=True)
+def soundfont_sizes(monkeypatch):
+    """Sizes of the soundfonts' files by name, 1 where nothing else is said; the files need not be there."""
+    sizes: dict[str, int] = {}
+    monkeypatch.setattr(build_data, "_file_size", lambda path: sizes.get(path.name, 1))
+    return sizes
+
+
 def build_fake(work, seeds, programs, piece_s=1.0):
     takes = [[replace(SPARE_TAKE, programs=(program,) * 4) for program in programs]] * len(seeds)
     build("renders", work, seeds, takes, piece_s, 1)
@@ -265,6 +274,51 @@ def test_audio_and_description_agree_whatever_was_built_before(tmp_path, monkeyp
             for program, samples in zip(programs, audio, strict=True):
                 assert np.all(samples == 1000 * program + notes)
         assert len(list(tmp_path.glob("renders.*.done"))) == 1
+
+
+def test_whatever_changes_the_audio_changes_the_plan(monkeypatch, soundfont_sizes):
+    takes = [plan_evaluation(0)]
+
+    def plan(seed=1, rows=takes, piece_s=2.0):
+        return plan_hash([seed], rows, piece_s)
+
+    seen = {plan(), plan(seed=2), plan(rows=[takes[0][::-1]]), plan(piece_s=2.5)}
+    assert plan(rows=[tuple(takes[0])]) == plan()
+    first = plan()
+    soundfont_sizes[next(iter(SOUNDFONTS)).name] = 2  # which no take is played by
+    assert plan() == first
+    soundfont_sizes[EVALUATION_SOUNDFONT.name] = 2
+    seen.add(plan())
+    monkeypatch.setattr(build_data, "RENDERING", build_data.RENDERING + 1)
+    seen.add(plan())
+    monkeypatch.setattr(build_data, "compose", fewer_notes)
+    seen.add(plan())
+    assert len(seen) == 7
+
+
+def test_another_rendering_is_rendered_again(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(build_data, "render_each", lambda *rest: calls.append(rest) or fake_audio(*rest))
+    plans = []
+    for rendering in (1, 1, 2):
+        monkeypatch.setattr(build_data, "RENDERING", rendering)
+        build_fake(tmp_path, [1], [3])
+        plans.append(Renders(tmp_path).plan)
+    assert len(calls) == 2
+    assert plans[0] == plans[1] != plans[2]
+
+
+def test_without_a_soundfont_nothing_is_thrown_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_data, "render_each", fake_audio)
+    build_fake(tmp_path, [1], [3])
+
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(build_data, "_file_size", missing)
+    with pytest.raises(FileNotFoundError, match=EVALUATION_SOUNDFONT.name):
+        build_fake(tmp_path, [1], [4])
+    assert Renders(tmp_path).takes[0][0].programs[0] == 3
 
 
 def test_an_interrupted_build_has_no_description_and_goes_on_where_it_was(tmp_path, monkeypatch):

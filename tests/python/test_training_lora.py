@@ -34,7 +34,7 @@ from training.styles import STYLES
 from training.train_lora import RANK, build_pairs, write
 
 RATE = 48000
-MOST_SHIFT_S = 0.005
+FILTERS_DELAY_S = 0.0003
 LARGEST_FILE = 1_000_000
 SPECTRUM_FLOOR_DB = -55.0  # of all that lies between the harmonics, against the whole
 
@@ -120,6 +120,7 @@ def bursts(at_s, seconds):
 def test_the_record_stays_aligned_and_sways(monkeypatch):
     monkeypatch.setattr(lofi, "HISS_RMS", 0.0)
     monkeypatch.setattr(lofi, "CRACKLE_PEAK", 0.0)
+    monkeypatch.setattr(lofi, "COMPRESSION", 0.0)  # which moves a burst's energy to its attack
     starts = np.arange(0.25, 5.9, 0.25)
     shifts = []
     for seed in range(3):
@@ -128,8 +129,7 @@ def test_the_record_stays_aligned_and_sways(monkeypatch):
             window = slice(round((start - 0.05) * RATE), round((start + 0.05) * RATE))
             power = worn[window].mean(1) ** 2
             shifts.append((power * np.arange(len(power))).sum() / power.sum() / RATE - 0.05)
-    assert np.abs(shifts).max() < MOST_SHIFT_S
-    assert np.abs(shifts).max() < lofi.GREATEST_SHIFT_MS / 1000 + 0.0015
+    assert np.abs(shifts).max() < lofi.GREATEST_SHIFT_MS / 1000 + FILTERS_DELAY_S
     assert np.ptp(shifts) > 0.001
 
 
