@@ -17,9 +17,9 @@ GUIDANCE = (1.0, 3.0)
 
 
 def make(session: Session) -> Latent:
-    """A music box, emphasised towards the end."""
+    """An organ, emphasised towards the end."""
     source = session.prepare_source(music("pair_piano_8s"))
-    words = session.encode_text(tags="music box")
+    words = session.encode_text(tags="organ")
     return session.generate(conditioning=words, source=source, seed=7, guidance_curve=GUIDANCE)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that are too long: the second half of the piece is driven harder and harder.
+"""Steps that are too long: the last third of the piece is driven harder and harder.
 
 The curve scales the velocity that the model asks for. At 1 the piece is as it should be; above it every step overshoots, and
 what is characteristic of the prompt is exaggerated until it breaks up. Below 1, noise would be left over.
@@ -13,8 +13,8 @@ from engine_server.session import Session
 from engine_server.types import Latent
 from examples.common import music, run
 
-DRIVE = (1.0, 1.0, 1.5)
-"""1 up to the middle, then rising."""
+DRIVE = (1.0, 1.0, 1.0, 1.25)
+"""1 for two thirds, then rising."""
 
 
 def make(session: Session) -> Latent:
