@@ -29,9 +29,9 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """Content hash of named tensors, independent of dictionary order: 16 hex digits."""
+    """Content hash of named tensors' values, independent of dictionary order and of the sign of a zero: 16 hex digits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().float().contiguous().numpy().tobytes())
+        digest.update((tensors[name].detach().float() + 0.0).contiguous().numpy().tobytes())  # -0.0 + 0.0 is 0.0
     return digest.hexdigest()[:16]

@@ -37,7 +37,7 @@ from training.cache_latents import (
     raw_latents,
 )
 from training.conditions import encode_conditions
-from training.loop import Plan, run
+from training.loop import Ema, Plan, run
 from training.prompts import build_tokenizer
 from training.renders import PieceInfo, Renders, Take, write_info
 from training.sampler import AS_IS_SHARE, EDGE_SHARE, NULL_SHARE, PairSampler
@@ -112,6 +112,18 @@ def test_a_crash_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save_atomically({"step": 2}, path)
     assert torch.load(path) == {"step": 1}
+
+
+def test_averaging_equal_weights_leaves_their_hash():
+    """Weights that were rounded to float16 have negative zeros, which an average turns into zeros."""
+    module = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[-0.0, 0.5]]))
+    before = hash_tensors(module.state_dict())
+    ema = Ema(module, 0.9)
+    ema.update(module)
+    assert hash_tensors(ema.state) == before
+    assert hash_tensors({"x": torch.tensor([1.0])}) != hash_tensors({"x": torch.tensor([-1.0])})
 
 
 # The rows
