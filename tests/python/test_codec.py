@@ -250,12 +250,13 @@ def test_an_encoded_window_equals_the_whole(codec, first, count):
 
 
 @pytest.mark.parametrize(
-    ("first", "count"), [(-3, 6), (FRAMES - 1, 2), (0, FRAMES), (2 * FRAMES + 5, 1), (-9, FRAMES + 30)]
+    ("turn", "place", "count"), [(0, -3, 6), (1, -1, 2), (0, 0, FRAMES), (2, 5, 1), (0, -9, FRAMES + 30)]
 )
 @torch.no_grad()
-def test_a_cyclic_window_equals_the_endless_loop_across_the_seam(codec, first, count):
-    latents, audio, hop = some_latents(codec), some_audio(codec, FRAMES * codec.hop), codec.hop
-    begin = FRAMES * 2 + first % FRAMES  # within five turns of the loop
+def test_a_cyclic_window_equals_the_endless_loop_across_the_seam(codec, turn, place, count):
+    total, hop = math.lcm(FRAMES, codec.position_period), codec.hop
+    latents, audio = some_latents(codec, total), some_audio(codec, total * hop)
+    first, begin = turn * total + place, total * 2 + place % total  # begin: within five turns of the loop
     loop = codec.decode(latents.repeat(5, 1)[None])[0, :, begin * hop : (begin + count) * hop]
     assert_equal_within_rounding(decode_window(codec, latents, first, count, cyclic=True), loop)
     fixed = decode_window(codec, latents, first, count, cyclic=True, fixed_span=2 * codec.decoder_margin + 3)
