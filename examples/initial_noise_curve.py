@@ -15,7 +15,7 @@ from examples.common import music, run
 
 NOISE = (0.5, 0.5, 1.0, 1.0, 1.0)
 """Share of noise: 0.5 for the first quarter, 1 from the middle on."""
-DENOISE = 0.8
+DENOISE = 0.65
 
 
 def make(session: Session) -> Latent:
