@@ -69,10 +69,56 @@ public:
     void hexDigits(const char* key, std::string& out, std::size_t digits)
     {
         text(key, out, 0, std::numeric_limits<std::size_t>::max());
-        const auto isHex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
-        if (ok() && (out.size() != digits || !std::all_of(out.begin(), out.end(), isHex)))
-            fail(error::field,
-                 std::string(key) + " must have " + std::to_string(digits) + " lower-case hexadecimal digits");
+        checkHex(key, out, digits);
+    }
+    void hashOrNone(const char* key, std::string& out)
+    {
+        text(key, out, 0, std::numeric_limits<std::size_t>::max());
+        if (!out.empty())
+            checkHex(key, out, kHashDigits);
+    }
+    /// Content hashes; "" for none.
+    void hashes(const char* key, std::vector<std::string>& out, std::size_t maxEntries)
+    {
+        texts(key, out, maxEntries, std::numeric_limits<std::size_t>::max());
+        for (const std::string& hash : out)
+            if (!hash.empty())
+                checkHex(key, hash, kHashDigits);
+    }
+    void texts(const char* key, std::vector<std::string>& out, std::size_t maxEntries, std::size_t maxBytes)
+    {
+        const msgpack::object* value = findList(key, maxEntries);
+        for (std::uint32_t i = 0; value != nullptr && i < value->via.array.size && ok(); ++i)
+            readText(key, value->via.array.ptr[i], out.emplace_back(), 0, maxBytes);
+    }
+    void real(const char* key, double& out, double min, double max)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return;
+        switch (value->type)
+        {
+        case msgpack::type::FLOAT32:
+        case msgpack::type::FLOAT64:
+            out = value->via.f64;
+            break;
+        case msgpack::type::POSITIVE_INTEGER:
+            out = static_cast<double>(value->via.u64);
+            break;
+        case msgpack::type::NEGATIVE_INTEGER:
+            out = static_cast<double>(value->via.i64);
+            break;
+        default:
+            return fail(error::malformed, std::string(key) + " must be a number");
+        }
+        if (!(out >= min && out <= max))
+            fail(error::field, std::string(key) + " = " + std::to_string(out) + " is out of range");
+    }
+    void integerOrZero(const char* key, std::int64_t& out, std::int64_t min, std::int64_t max)
+    {
+        if (readInteger(key, out) && out != 0 && (out < min || out > max))
+            fail(error::field, std::string(key) + " = " + std::to_string(out) + " is neither 0 nor in " +
+                                   std::to_string(min) + ".." + std::to_string(max));
     }
     void integer(const char* key, std::int64_t& out, std::int64_t min, std::int64_t max)
     {
@@ -97,14 +143,8 @@ public:
     }
     void laneIds(const char* key, std::vector<std::string>& out)
     {
-        const msgpack::object* value = find(key);
-        if (value == nullptr)
-            return;
-        if (value->type != msgpack::type::ARRAY)
-            return fail(error::malformed, std::string(key) + " must be a list");
-        if (value->via.array.size > 256)
-            return fail(error::field, std::string(key) + " has more than 256 entries");
-        for (std::uint32_t i = 0; i < value->via.array.size && ok(); ++i)
+        const msgpack::object* value = findList(key, 256);
+        for (std::uint32_t i = 0; value != nullptr && i < value->via.array.size && ok(); ++i)
         {
             std::string id;
             readText(key, value->via.array.ptr[i], id, 1, 32);
@@ -136,6 +176,14 @@ public:
         if (ok())
             checkLaneRanges(out);
     }
+    void editPayload(std::vector<float>& out, std::int64_t count)
+    {
+        payload("edits", out, 4 * static_cast<std::size_t>(count));
+    }
+    void piecePayload(std::vector<float>& out, std::int64_t count)
+    {
+        payload("audio", out, 2 * static_cast<std::size_t>(count));
+    }
 
     /// Another version's fields may have changed: that is then the fault to report.
     bool isOwnVersion() const
@@ -148,6 +196,26 @@ public:
     const Fault& fault() const { return firstFault; }
 
 private:
+    static constexpr std::size_t kHashDigits = 64;
+
+    void checkHex(const char* key, const std::string& value, std::size_t digits)
+    {
+        const auto isHex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+        if (ok() && (value.size() != digits || !std::all_of(value.begin(), value.end(), isHex)))
+            fail(error::field,
+                 std::string(key) + " must have " + std::to_string(digits) + " lower-case hexadecimal digits");
+    }
+    const msgpack::object* findList(const char* key, std::size_t maxEntries)
+    {
+        const msgpack::object* value = find(key);
+        if (value == nullptr)
+            return nullptr;
+        if (value->type != msgpack::type::ARRAY)
+            fail(error::malformed, std::string(key) + " must be a list");
+        else if (value->via.array.size > maxEntries)
+            fail(error::field, std::string(key) + " has more than " + std::to_string(maxEntries) + " entries");
+        return ok() ? value : nullptr;
+    }
     /// After the header's fields and before the payloads, which `visit` names last.
     void checkPartCount()
     {

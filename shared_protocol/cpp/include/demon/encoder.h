@@ -43,18 +43,27 @@ public:
         string(key, std::strlen(key));
         packer.pack_int64(value);
     }
+    void integerOrZero(const char* key, std::int64_t value, std::int64_t, std::int64_t) { integer(key, value, 0, 0); }
+    void real(const char* key, double value, double, double)
+    {
+        string(key, std::strlen(key));
+        packer.pack_double(value);
+    }
     void rate(const char* key, std::int64_t value) { integer(key, value, 0, 0); }
     void boolean(const char* key, bool value)
     {
         string(key, std::strlen(key));
         value ? packer.pack_true() : packer.pack_false();
     }
-    void laneIds(const char* key, const std::vector<std::string>& ids)
+    void laneIds(const char* key, const std::vector<std::string>& ids) { texts(key, ids, 0, 0); }
+    void hashes(const char* key, const std::vector<std::string>& values, std::size_t) { texts(key, values, 0, 0); }
+    void hashOrNone(const char* key, const std::string& value) { text(key, value, 0, 0); }
+    void texts(const char* key, const std::vector<std::string>& values, std::size_t, std::size_t)
     {
         string(key, std::strlen(key));
-        packer.pack_array(static_cast<std::uint32_t>(ids.size()));
-        for (const std::string& id : ids)
-            string(id.data(), id.size());
+        packer.pack_array(static_cast<std::uint32_t>(values.size()));
+        for (const std::string& value : values)
+            string(value.data(), value.size());
     }
     void map(const char* key, const Config& config)
     {
@@ -64,6 +73,8 @@ public:
     }
     void audioPayload(const std::vector<float>& values, std::int64_t) { payload(values); }
     void lanePayload(const std::vector<float>& values, std::int64_t) { payload(values); }
+    void editPayload(const std::vector<float>& values, std::int64_t) { payload(values); }
+    void piecePayload(const std::vector<float>& values, std::int64_t) { payload(values); }
 
     std::string takeHeader() { return {header.data(), header.size()}; }
 

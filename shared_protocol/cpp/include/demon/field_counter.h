@@ -18,11 +18,18 @@ struct FieldCounter
     template <class T> void oneOf(const char*, const T&, std::initializer_list<const char*>) { ++fields; }
     template <class T> void hexDigits(const char*, const T&, std::size_t) { ++fields; }
     template <class T> void laneIds(const char*, const T&) { ++fields; }
+    template <class T> void hashOrNone(const char*, const T&) { ++fields; }
+    template <class T> void hashes(const char*, const T&, std::size_t) { ++fields; }
+    template <class T> void texts(const char*, const T&, std::size_t, std::size_t) { ++fields; }
+    template <class... Rest> void integerOrZero(Rest...) { ++fields; }
+    template <class... Rest> void real(Rest...) { ++fields; }
     template <class T> void map(const char*, const T&) { ++fields; }
     void rate(const char*, std::int64_t) { ++fields; }
     void boolean(const char*, bool) { ++fields; }
     template <class T> void audioPayload(const T&, std::int64_t) { ++payloads; }
     template <class T> void lanePayload(const T&, std::int64_t) { ++payloads; }
+    template <class T> void editPayload(const T&, std::int64_t) { ++payloads; }
+    template <class T> void piecePayload(const T&, std::int64_t) { ++payloads; }
 };
 
 template <class M> FieldCounter countFields(const M& message)

@@ -9,12 +9,18 @@
 /// the document. The codec walks it to encode and to decode, so a field is stated once.
 namespace demon
 {
-inline constexpr int kProtocolVersion = 1;
+inline constexpr int kProtocolVersion = 2;
 inline constexpr std::int64_t kMaxEpoch = (std::int64_t{1} << 31) - 1;
 inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 53;
 inline constexpr int kMaxLatencyFrames = 3000;
 inline constexpr int kMaxFeedFrames = 64;
 inline constexpr int kMaxWindowFrames = 256;
+inline constexpr int kMaxEdits = 65536;
+inline constexpr std::int64_t kMaxReferenceSamples = 60LL * 192000;
+inline constexpr std::int64_t kMaxReferencePiece = 65536;
+inline constexpr std::size_t kLoraSlots = 4;
+inline constexpr std::size_t kMaxCatalogue = 256;                     ///< LoRAs of an engine
+inline constexpr std::int64_t kMaxClipFrames = std::int64_t{1} << 24; ///< an edit names frames in binary32
 
 /// Names of the protocol's errors (SPEC.md, section 6).
 namespace error
@@ -34,25 +40,41 @@ inline constexpr const char* feedGap = "E_FEED_GAP";
 inline constexpr const char* limit = "E_LIMIT";
 inline constexpr const char* busy = "E_BUSY";
 inline constexpr const char* engine = "E_ENGINE";
+inline constexpr const char* reference = "E_REFERENCE";
+inline constexpr const char* lora = "E_LORA";
+inline constexpr const char* clip = "E_CLIP";
 } // namespace error
 
 struct Config
 {
-    std::string prompt;
+    std::string prompt, promptB; ///< the lane prompt_blend goes from the first to the second
     std::int64_t seed = 0;
     std::int64_t steps = 0;
     std::string solver = "ode";
+    std::vector<std::string> loras;  ///< content hash per slot, "" for an empty one; lanes lora_1.. are their strengths
+    std::string timbre, structure;   ///< hash of the reference, "" for none
+    std::int64_t feedbackRounds = 1; ///< of a commit
+    std::int64_t bpm = 0, meter = 0; ///< 0: not told to the model
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.text("prompt", self.prompt, 0, 4096);
+        v.text("prompt_b", self.promptB, 0, 4096);
         v.integer("seed", self.seed, 0, 4294967295LL);
         v.integer("steps", self.steps, 0, 50);
         v.oneOf("solver", self.solver, {"ode", "sde"});
+        v.hashes("loras", self.loras, kLoraSlots);
+        v.hashOrNone("timbre", self.timbre);
+        v.hashOrNone("structure", self.structure);
+        v.integer("feedback_rounds", self.feedbackRounds, 1, 8);
+        v.integerOrZero("bpm", self.bpm, 20, 400);
+        v.integer("meter", self.meter, 0, 16);
     }
     bool operator==(const Config& o) const
     {
-        return prompt == o.prompt && seed == o.seed && steps == o.steps && solver == o.solver;
+        return prompt == o.prompt && promptB == o.promptB && seed == o.seed && steps == o.steps && solver == o.solver &&
+               loras == o.loras && timbre == o.timbre && structure == o.structure &&
+               feedbackRounds == o.feedbackRounds && bpm == o.bpm && meter == o.meter;
     }
     bool operator!=(const Config& o) const { return !(*this == o); }
 };
@@ -65,7 +87,8 @@ struct Hello
     std::int64_t protocol = kProtocolVersion;
     std::string client;
     std::int64_t rate = 48000;
-    std::int64_t latency = 1; ///< frames
+    std::string mode = "stream"; ///< or "loop"
+    std::int64_t latency = 1;    ///< frames; a loop's is 0
     std::vector<std::string> lanes;
     Config config;
 
@@ -74,7 +97,8 @@ struct Hello
         v.integer("protocol", self.protocol, 1, 65535);
         v.text("client", self.client, 1, 64);
         v.rate("rate", self.rate);
-        v.integer("latency", self.latency, 1, kMaxLatencyFrames);
+        v.oneOf("mode", self.mode, {"stream", "loop"});
+        v.integer("latency", self.latency, 0, kMaxLatencyFrames);
         v.laneIds("lanes", self.lanes);
         v.map("config", self.config);
     }
@@ -96,12 +120,15 @@ struct Configure
 struct Begin
 {
     static constexpr const char* type = "begin";
-    std::int64_t epoch = 1, start = 0, feedFrom = 0, deliverFrom = 0;
+    std::int64_t epoch = 1;
+    std::string kind = "stream"; ///< "loop": regenerated after its end; "commit": a loop made once, for a bounce
+    std::int64_t start = 0, feedFrom = 0, deliverFrom = 0;
     bool offline = false;
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("epoch", self.epoch, 1, kMaxEpoch);
+        v.oneOf("kind", self.kind, {"stream", "loop", "commit"});
         v.integer("start", self.start, -kMaxPosition, kMaxPosition);
         v.integer("feed_from", self.feedFrom, -kMaxPosition, kMaxPosition);
         v.integer("deliver_from", self.deliverFrom, -kMaxPosition, kMaxPosition);
@@ -149,6 +176,43 @@ struct Drop
     }
 };
 
+/// Changes of a loop's lanes, in order.
+struct Edit
+{
+    static constexpr const char* type = "edit";
+    std::int64_t epoch = 1, revision = 0, count = 1;
+    std::vector<float>
+        edits; ///< [count, 4]: lane column, first frame, frame after the last, value; frames from the clip's first
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.integer("epoch", self.epoch, 1, kMaxEpoch);
+        v.integer("revision", self.revision, 0, kMaxEpoch);
+        v.integer("count", self.count, 1, kMaxEdits);
+        v.editPayload(self.edits, self.count);
+    }
+};
+
+/// A piece of a reference's audio, named by the hash of the whole.
+struct Reference
+{
+    static constexpr const char* type = "reference";
+    std::string hash;
+    std::int64_t rate = 48000;
+    std::int64_t total = 1, first = 0, count = 1; ///< samples
+    std::vector<float> audio;                     ///< [2, count]
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.hexDigits("hash", self.hash, 64);
+        v.rate("rate", self.rate);
+        v.integer("total", self.total, 1, kMaxReferenceSamples);
+        v.integer("first", self.first, 0, kMaxReferenceSamples);
+        v.integer("count", self.count, 1, kMaxReferencePiece);
+        v.piecePayload(self.audio, self.count);
+    }
+};
+
 struct Ping
 {
     static constexpr const char* type = "ping";
@@ -174,9 +238,13 @@ struct Welcome
     static constexpr const char* type = "welcome";
     std::int64_t protocol = kProtocolVersion;
     std::string server, checkpoint, checkpointHash, backend;
-    std::vector<std::string> lanes;
-    std::int64_t minimumLatency = 1; ///< frames
-    std::int64_t retain = 0;         ///< frames
+    std::vector<std::string> lanes, costs;     ///< what the engine acts on, and at which cost: free, encode or refit
+    std::int64_t minimumLatency = 1;           ///< frames
+    std::int64_t retain = 0;                   ///< frames
+    std::int64_t steps = 8;                    ///< the checkpoint's own
+    std::int64_t depth = 4;                    ///< slots of the ring
+    std::int64_t clipLimit = 0;                ///< frames that a loop's clip may have
+    std::vector<std::string> loras, loraNames; ///< the catalogue: content hashes and names
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
@@ -186,8 +254,14 @@ struct Welcome
         v.hexDigits("checkpoint_hash", self.checkpointHash, 64);
         v.text("backend", self.backend, 1, 64);
         v.laneIds("lanes", self.lanes);
+        v.texts("costs", self.costs, 256, 16);
         v.integer("minimum_latency", self.minimumLatency, 1, kMaxLatencyFrames);
         v.integer("retain", self.retain, 0, 6000);
+        v.integer("steps", self.steps, 1, 50);
+        v.integer("depth", self.depth, 1, 64);
+        v.integer("clip_limit", self.clipLimit, 1, kMaxClipFrames);
+        v.hashes("loras", self.loras, kMaxCatalogue);
+        v.texts("lora_names", self.loraNames, kMaxCatalogue, 128);
     }
 };
 
@@ -205,15 +279,43 @@ struct Configured
 struct Window
 {
     static constexpr const char* type = "window";
-    std::int64_t epoch = 1, frame = 0, count = 1;
+    std::int64_t epoch = 1;
+    std::int64_t take = 0; ///< number of a loop's generation, from 1; else 0
+    std::int64_t frame = 0, count = 1;
     std::vector<float> audio; ///< [2, count * rate / 25]
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("epoch", self.epoch, 1, kMaxEpoch);
+        v.integer("take", self.take, 0, kMaxEpoch);
         v.integer("frame", self.frame, -kMaxPosition, kMaxPosition);
         v.integer("count", self.count, 1, kMaxWindowFrames);
         v.audioPayload(self.audio, self.count);
+    }
+};
+
+/// Answers an edit once it has taken effect.
+struct Edited
+{
+    static constexpr const char* type = "edited";
+    std::int64_t epoch = 1, revision = 0;
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.integer("epoch", self.epoch, 1, kMaxEpoch);
+        v.integer("revision", self.revision, 0, kMaxEpoch);
+    }
+};
+
+/// A reference is there, whole.
+struct Referenced
+{
+    static constexpr const char* type = "referenced";
+    std::string hash;
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.hexDigits("hash", self.hash, 64);
     }
 };
 
@@ -235,11 +337,14 @@ struct Pong
 {
     static constexpr const char* type = "pong";
     std::int64_t epoch = 0, expected = 0;
+    double ticks = 0.0, generations = 0.0; ///< of the engine, per second; 0 while it rests
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("epoch", self.epoch, 0, kMaxEpoch);
         v.integer("expected", self.expected, -kMaxPosition, kMaxPosition);
+        v.real("ticks", self.ticks, 0.0, 1e6);
+        v.real("generations", self.generations, 0.0, 1e6);
     }
 };
 
@@ -257,6 +362,6 @@ struct Error
     }
 };
 
-using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Ping, Bye, Welcome, Configured, Window, Progress,
-                             Pong, Error>;
+using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Welcome, Configured,
+                             Window, Edited, Referenced, Progress, Pong, Error>;
 } // namespace demon
