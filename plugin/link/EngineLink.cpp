@@ -23,6 +23,18 @@ constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a w
 constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
 constexpr std::int64_t kPublishInterval = 20'000'000;
 
+/// One ZeroMQ context, hence one I/O thread, for all plugin instances of a process, as long as any has a socket.
+std::shared_ptr<zmq::context_t> sharedContext()
+{
+    static std::mutex mutex;
+    static std::weak_ptr<zmq::context_t> known;
+    const std::lock_guard lock(mutex);
+    std::shared_ptr<zmq::context_t> context = known.lock();
+    if (context == nullptr)
+        known = context = std::make_shared<zmq::context_t>(1);
+    return context;
+}
+
 std::string drawRoutingId()
 {
     std::random_device random;
@@ -45,7 +57,7 @@ public:
         if (routingId.empty())
             routingId = drawRoutingId();
         if (context == nullptr)
-            context = std::make_unique<zmq::context_t>(1);
+            context = sharedContext();
         socket = zmq::socket_t(*context, zmq::socket_type::dealer);
         socket.set(zmq::sockopt::routing_id, routingId);
         socket.set(zmq::sockopt::linger, 0);
@@ -117,8 +129,8 @@ public:
 
 private:
     std::string routingId;
-    std::unique_ptr<zmq::context_t> context;
-    zmq::socket_t socket;
+    std::shared_ptr<zmq::context_t> context;
+    zmq::socket_t socket; ///< after the context: closed before it is left
     std::vector<zmq::message_t> received;
 };
 

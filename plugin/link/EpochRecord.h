@@ -81,7 +81,7 @@ public:
         nextToSend = std::max(firstFrame, wanted - retain);
         hasBegun = true;
         endSent = false;
-        return {id, start, nextToSend, wanted, offline};
+        return {id, "stream", start, nextToSend, wanted, offline};
     }
 
     /// The next frames to send. Needs hasFeed().

@@ -146,7 +146,7 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
 void TrackClient::sayHello(std::int64_t now)
 {
     outbox.clear();
-    outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, latency, wireLaneIds(), config});
+    outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, mode, latency, wireLaneIds(), config});
     sentConfig = config;
     confirmedRevision = revision;
     published.state = LinkState::waiting;

@@ -111,6 +111,7 @@ private:
 
     const std::string name;
     int sampleRate = 0;
+    std::string mode = "stream";
     int latency = 0;
     FrameGrid grid;
     Config config, sentConfig;

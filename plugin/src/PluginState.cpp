@@ -11,8 +11,9 @@ namespace demon
 {
 namespace
 {
-constexpr int kStateVersion = 1;
 constexpr std::size_t kMaxPromptBytes = 4096;
+constexpr std::size_t kMaxNameBytes = 256;
+constexpr double kMaxMatchGain = 12.0; // decibels
 
 /// At most `bytes` of valid UTF-8: cut before the character that does not fit; empty when the text is not UTF-8.
 std::string cutText(std::string text, std::size_t bytes)
@@ -28,12 +29,53 @@ std::string cutText(std::string text, std::size_t bytes)
 
 double finiteOr(double value, double fallback) { return std::isfinite(value) ? value : fallback; }
 
+bool isHash(const std::string& text)
+{
+    return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
+std::string hashOrNone(const std::string& text) { return isHash(text) ? text : std::string(); }
+
+/// Version 1 knew Stream only, and one prompt.
+void migrateFrom1(juce::XmlElement& xml)
+{
+    for (const auto& [name, value] : {std::pair{"mode", "stream"},
+                                      {"prompt_b", ""},
+                                      {"feedback_rounds", "1"},
+                                      {"bpm", "0"},
+                                      {"meter", "0"},
+                                      {"cycles", "0"},
+                                      {"match", "0"},
+                                      {"match_gain", "0"},
+                                      {"limiter", "0"},
+                                      {"limiter_in_bounces", "0"},
+                                      {"checkpoint", ""},
+                                      {"checkpoint_hash", ""}})
+        xml.setAttribute(name, value);
+    for (int slot = 1; slot <= static_cast<int>(kLoraSlots); ++slot)
+    {
+        juce::XmlElement* lora = xml.createNewChildElement("LORA");
+        lora->setAttribute("slot", slot);
+        lora->setAttribute("hash", "");
+        lora->setAttribute("name", "");
+    }
+    for (const char* kind : {"timbre", "structure"})
+    {
+        juce::XmlElement* reference = xml.createNewChildElement("REFERENCE");
+        reference->setAttribute("kind", kind);
+        reference->setAttribute("hash", "");
+        reference->setAttribute("name", "");
+    }
+}
+
 const char* fromEnvironment(const char* name)
 {
     const char* value = std::getenv(name);
     return value != nullptr && *value != '\0' ? value : nullptr;
 }
 } // namespace
+
+Settings::Settings() { config.loras.resize(kLoraSlots); }
 
 int Settings::latencyFrames() const { return static_cast<int>(std::lround(latencySeconds * kFramesPerSecond)); }
 
@@ -45,6 +87,22 @@ Settings Settings::sanitised() const
     s.config.seed = std::clamp<std::int64_t>(s.config.seed, 0, 4294967295LL);
     s.config.steps = std::clamp<std::int64_t>(s.config.steps, 0, 50);
     s.config.solver = s.config.solver == "sde" ? "sde" : "ode";
+    s.config.promptB = cutText(s.config.promptB, kMaxPromptBytes);
+    s.config.loras.resize(kLoraSlots);
+    for (std::string& hash : s.config.loras)
+        hash = hashOrNone(hash);
+    s.config.timbre = hashOrNone(s.config.timbre);
+    s.config.structure = hashOrNone(s.config.structure);
+    s.config.feedbackRounds = std::clamp<std::int64_t>(s.config.feedbackRounds, 1, 8);
+    s.config.bpm = s.config.bpm == 0 ? 0 : std::clamp<std::int64_t>(s.config.bpm, 20, 400);
+    s.config.meter = std::clamp<std::int64_t>(s.config.meter, 0, 16);
+    s.matchGain = std::clamp(finiteOr(s.matchGain, 0.0), -kMaxMatchGain, kMaxMatchGain);
+    s.checkpointHash = hashOrNone(s.checkpointHash);
+    s.checkpoint = cutText(s.checkpoint, kMaxNameBytes);
+    for (std::string& name : s.loraNames)
+        name = cutText(name, kMaxNameBytes);
+    s.timbreName = cutText(s.timbreName, kMaxNameBytes);
+    s.structureName = cutText(s.structureName, kMaxNameBytes);
     s.latencySeconds = std::clamp(finiteOr(s.latencySeconds, Settings().latencySeconds), oneFrame, longest);
     s.timeoutSeconds = std::clamp(finiteOr(s.timeoutSeconds, Settings().timeoutSeconds), 0.0, 3600.0);
     return s;
@@ -75,15 +133,44 @@ Settings environment::overridden(const Settings& settings)
 std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const LaneParameters& lanes)
 {
     auto xml = std::make_unique<juce::XmlElement>("DEMON");
-    xml->setAttribute("version", kStateVersion);
+    xml->setAttribute("version", kVersion);
+    xml->setAttribute("mode", settings.mode == PlayMode::loop ? "loop" : "stream");
     xml->setAttribute("prompt", juce::String::fromUTF8(settings.config.prompt.c_str()));
+    xml->setAttribute("prompt_b", juce::String::fromUTF8(settings.config.promptB.c_str()));
     xml->setAttribute("seed", juce::String(settings.config.seed));
     xml->setAttribute("steps", static_cast<int>(settings.config.steps));
     xml->setAttribute("solver", juce::String(settings.config.solver));
+    xml->setAttribute("feedback_rounds", static_cast<int>(settings.config.feedbackRounds));
+    xml->setAttribute("bpm", static_cast<int>(settings.config.bpm));
+    xml->setAttribute("meter", static_cast<int>(settings.config.meter));
     xml->setAttribute("latency", settings.latencySeconds);
+    xml->setAttribute("cycles", settings.cycles ? 1 : 0);
     xml->setAttribute("endpoint", juce::String(settings.endpoint));
     xml->setAttribute("late", settings.latePolicy == LatePolicy::silence ? "silence" : "dry");
     xml->setAttribute("timeout", settings.timeoutSeconds);
+    xml->setAttribute("match", settings.matchesLoudness ? 1 : 0);
+    xml->setAttribute("match_gain", settings.matchGain);
+    xml->setAttribute("limiter", settings.limits ? 1 : 0);
+    xml->setAttribute("limiter_in_bounces", settings.limitsBounces ? 1 : 0);
+    xml->setAttribute("checkpoint", juce::String::fromUTF8(settings.checkpoint.c_str()));
+    xml->setAttribute("checkpoint_hash", juce::String(settings.checkpointHash));
+    for (std::size_t slot = 0; slot < kLoraSlots; ++slot)
+    {
+        juce::XmlElement* lora = xml->createNewChildElement("LORA");
+        lora->setAttribute("slot", static_cast<int>(slot) + 1);
+        lora->setAttribute("hash",
+                           juce::String(settings.config.loras.size() > slot ? settings.config.loras[slot] : ""));
+        lora->setAttribute("name", juce::String::fromUTF8(settings.loraNames[slot].c_str()));
+    }
+    const auto addReference = [&](const char* kind, const std::string& hash, const std::string& name)
+    {
+        juce::XmlElement* reference = xml->createNewChildElement("REFERENCE");
+        reference->setAttribute("kind", kind);
+        reference->setAttribute("hash", juce::String(hash));
+        reference->setAttribute("name", juce::String::fromUTF8(name.c_str()));
+    };
+    addReference("timbre", settings.config.timbre, settings.timbreName);
+    addReference("structure", settings.config.structure, settings.structureName);
     for (std::size_t i = 0; i < kLaneCount; ++i)
     {
         juce::XmlElement* lane = xml->createNewChildElement("LANE");
@@ -94,25 +181,68 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
     return xml;
 }
 
-bool state::fromXml(const juce::XmlElement& xml, Settings& settings, const LaneParameters& lanes)
+void state::migrate(juce::XmlElement& xml)
 {
-    if (!xml.hasTagName("DEMON"))
-        return false;
-    const Settings old = settings;
-    const auto text = [&](const char* name, const std::string& fallback)
-    { return xml.hasAttribute(name) ? xml.getStringAttribute(name).toStdString() : fallback; };
+    const int version = xml.getIntAttribute("version", 1);
+    if (version < 2)
+        migrateFrom1(xml);
+    xml.setAttribute("version", std::max(version, kVersion));
+}
 
-    settings.config.prompt = text("prompt", old.config.prompt);
-    settings.config.seed =
-        xml.hasAttribute("seed") ? xml.getStringAttribute("seed").getLargeIntValue() : old.config.seed;
-    settings.config.steps = xml.getIntAttribute("steps", static_cast<int>(old.config.steps));
-    settings.config.solver = text("solver", old.config.solver);
-    settings.latencySeconds = xml.getDoubleAttribute("latency", old.latencySeconds);
-    settings.endpoint = text("endpoint", old.endpoint);
-    settings.latePolicy = text("late", old.latePolicy == LatePolicy::silence ? "silence" : "dry") == "silence"
-                              ? LatePolicy::silence
-                              : LatePolicy::dry;
-    settings.timeoutSeconds = xml.getDoubleAttribute("timeout", old.timeoutSeconds);
+bool state::fromXml(const juce::XmlElement& saved, Settings& settings, const LaneParameters& lanes)
+{
+    if (!saved.hasTagName("DEMON"))
+        return false;
+    juce::XmlElement xml(saved);
+    migrate(xml);
+    const auto readText = [](const juce::XmlElement& from, const char* name, std::string& into)
+    {
+        if (from.hasAttribute(name))
+            into = from.getStringAttribute(name).toStdString();
+    };
+    const auto readInteger = [&](const char* name, std::int64_t& into)
+    {
+        if (xml.hasAttribute(name))
+            into = xml.getStringAttribute(name).getLargeIntValue();
+    };
+    const auto readBool = [&](const char* name, bool& into) { into = xml.getBoolAttribute(name, into); };
+
+    Config& config = settings.config;
+    config.loras.resize(kLoraSlots);
+    readText(xml, "prompt", config.prompt);
+    readText(xml, "prompt_b", config.promptB);
+    readInteger("seed", config.seed);
+    readInteger("steps", config.steps);
+    readText(xml, "solver", config.solver);
+    readInteger("feedback_rounds", config.feedbackRounds);
+    readInteger("bpm", config.bpm);
+    readInteger("meter", config.meter);
+    if (xml.hasAttribute("mode"))
+        settings.mode = xml.getStringAttribute("mode") == "loop" ? PlayMode::loop : PlayMode::stream;
+    settings.latencySeconds = xml.getDoubleAttribute("latency", settings.latencySeconds);
+    readBool("cycles", settings.cycles);
+    readText(xml, "endpoint", settings.endpoint);
+    if (xml.hasAttribute("late"))
+        settings.latePolicy = xml.getStringAttribute("late") == "silence" ? LatePolicy::silence : LatePolicy::dry;
+    settings.timeoutSeconds = xml.getDoubleAttribute("timeout", settings.timeoutSeconds);
+    readBool("match", settings.matchesLoudness);
+    settings.matchGain = xml.getDoubleAttribute("match_gain", settings.matchGain);
+    readBool("limiter", settings.limits);
+    readBool("limiter_in_bounces", settings.limitsBounces);
+    readText(xml, "checkpoint", settings.checkpoint);
+    readText(xml, "checkpoint_hash", settings.checkpointHash);
+    for (const juce::XmlElement* lora : xml.getChildWithTagNameIterator("LORA"))
+        if (const int slot = lora->getIntAttribute("slot"); slot >= 1 && slot <= static_cast<int>(kLoraSlots))
+        {
+            readText(*lora, "hash", config.loras[static_cast<std::size_t>(slot) - 1]);
+            readText(*lora, "name", settings.loraNames[static_cast<std::size_t>(slot) - 1]);
+        }
+    for (const juce::XmlElement* reference : xml.getChildWithTagNameIterator("REFERENCE"))
+    {
+        const bool isTimbre = reference->getStringAttribute("kind") == "timbre";
+        readText(*reference, "hash", isTimbre ? config.timbre : config.structure);
+        readText(*reference, "name", isTimbre ? settings.timbreName : settings.structureName);
+    }
     settings = settings.sanitised();
 
     for (const juce::XmlElement* lane : xml.getChildWithTagNameIterator("LANE"))

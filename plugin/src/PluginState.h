@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
+#include <array>
 #include <juce_audio_processors/juce_audio_processors.h>
 #include <memory>
 #include <string>
@@ -9,15 +10,31 @@
 
 namespace demon
 {
-/// Everything that shapes the sound and is not a parameter.
+enum class PlayMode
+{
+    stream, ///< one pass, with latency compensation
+    loop    ///< a captured clip, regenerated while it plays
+};
+
+/// Everything that shapes the sound and is neither a parameter nor audio.
 struct Settings
 {
     Config config;
-    double latencySeconds = 6.0; ///< rounded to whole frames of 1/25 s
+    PlayMode mode = PlayMode::stream;
+    double latencySeconds = 6.0; ///< rounded to whole frames of 1/25 s; of Stream
+    bool cycles = false;         ///< in Loop: outside the clip its cycle goes on, in place of the dry signal
     std::string endpoint = "tcp://127.0.0.1:47800";
     LatePolicy latePolicy = LatePolicy::dry;
-    double timeoutSeconds = 20.0; ///< of a bounce that waits for the engine
+    double timeoutSeconds = 20.0;                  ///< of a bounce that waits for the engine
+    bool matchesLoudness = false;                  ///< the wet signal is brought to the dry one's loudness ...
+    double matchGain = 0.0;                        ///< ... by so many decibels
+    bool limits = false;                           ///< the safety limiter, while playing ...
+    bool limitsBounces = false;                    ///< ... and in bounces too
+    std::string checkpoint, checkpointHash;        ///< of the engine that made the sound last
+    std::array<std::string, kLoraSlots> loraNames; ///< of config.loras, to name one that is missing
+    std::string timbreName, structureName;         ///< of the references' files
 
+    Settings();
     int latencyFrames() const;
 
     /// Out-of-range values brought to the nearest allowed one.
@@ -25,9 +42,13 @@ struct Settings
 
     bool operator==(const Settings& o) const
     {
-        return config == o.config && latencySeconds == o.latencySeconds && endpoint == o.endpoint &&
-               latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds;
+        return config == o.config && mode == o.mode && latencySeconds == o.latencySeconds && cycles == o.cycles &&
+               endpoint == o.endpoint && latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds &&
+               matchesLoudness == o.matchesLoudness && matchGain == o.matchGain && limits == o.limits &&
+               limitsBounces == o.limitsBounces && checkpoint == o.checkpoint && checkpointHash == o.checkpointHash &&
+               loraNames == o.loraNames && timbreName == o.timbreName && structureName == o.structureName;
     }
+    bool operator!=(const Settings& o) const { return !(*this == o); }
 };
 
 /// What the environment says, for tests and servers without a display.
@@ -44,8 +65,12 @@ Settings overridden(const Settings& settings); ///< what to use in place of `set
 
 /// The saved state is one XML element, which JUCE stores as text behind a small header:
 ///
-///   <DEMON version="1" prompt="strings" seed="7" steps="0" solver="ode" latency="6.0"
-///          endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0">
+///   <DEMON version="2" mode="stream" prompt="strings" prompt_b="" seed="7" steps="0" solver="ode" feedback_rounds="1"
+///          bpm="0" meter="0" latency="6.0" cycles="0" endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0"
+///          match="0" match_gain="0.0" limiter="0" limiter_in_bounces="0" checkpoint="embedded"
+///          checkpoint_hash="0c6a...">
+///     <LORA slot="1" hash="5f..." name="choir"/>
+///     <REFERENCE kind="timbre" hash="77..." name="voice.wav"/>
 ///     <LANE id="denoise" value="0.6"/>
 ///     ...
 ///     <BYPASS value="0"/>
@@ -53,12 +78,19 @@ Settings overridden(const Settings& settings); ///< what to use in place of `set
 ///
 /// `latency` and `timeout` are seconds, `late` is dry or silence, `solver` ode or sde, lane values are plain values in
 /// the lane's unit. Lanes are matched by id. What is missing keeps its present value, what is unknown is ignored, what
-/// is out of range is brought into it, and bytes that are no such element change nothing.
+/// is out of range is brought into it, and bytes that are no such element change nothing. An element of an older
+/// version is migrated first. What is not here has an owner of its own that adds its children: the clip and its lanes
+/// and references' audio (SavedAudio.h).
 namespace state
 {
+inline constexpr int kVersion = 2;
+
 std::unique_ptr<juce::XmlElement> toXml(const Settings& settings, const LaneParameters& lanes);
 
 /// False when `xml` is not a state.
 bool fromXml(const juce::XmlElement& xml, Settings& settings, const LaneParameters& lanes);
+
+/// Brings an element of an older version to this one, step by step.
+void migrate(juce::XmlElement& xml);
 } // namespace state
 } // namespace demon

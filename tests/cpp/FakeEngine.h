@@ -122,7 +122,16 @@ private:
                 return send(socket, id, refusal);
             const auto& hello = std::get<Hello>(*message);
             tracks[id] = Track{{static_cast<int>(hello.rate), hello.lanes}, {}, {}};
-            return send(socket, id, Welcome{1, "fake", "echo", std::string(64, '0'), "test", hello.lanes, 1, retain});
+            Welcome welcome;
+            welcome.server = "fake";
+            welcome.checkpoint = "echo";
+            welcome.checkpointHash = std::string(64, '0');
+            welcome.backend = "test";
+            welcome.lanes = hello.lanes;
+            welcome.costs.assign(hello.lanes.size(), "free");
+            welcome.retain = retain;
+            welcome.clipLimit = 6000;
+            return send(socket, id, welcome);
         }
         if (known == tracks.end())
         {
@@ -162,7 +171,7 @@ private:
             return;
         epoch.deliverFrom = epoch.expected;
         const auto length = static_cast<std::size_t>(track.shape.rate / 25);
-        Window window{m.epoch, from, epoch.expected - from, {}};
+        Window window{m.epoch, 0, from, epoch.expected - from, {}};
         for (std::size_t channel = 0; channel < 2; ++channel)
         {
             const std::size_t end = (channel + 1) * static_cast<std::size_t>(m.count) * length;

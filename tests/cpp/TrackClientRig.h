@@ -73,7 +73,7 @@ struct Rig
     }
     void window(std::int64_t epoch, std::int64_t frame, std::int64_t count)
     {
-        hear(Window{epoch, frame, count, std::vector<float>(2 * kFrame * static_cast<std::size_t>(count), 1.0f)});
+        hear(Window{epoch, 0, frame, count, std::vector<float>(2 * kFrame * static_cast<std::size_t>(count), 1.0f)});
     }
     template <class M> std::vector<M> all() const
     {

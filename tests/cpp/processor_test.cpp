@@ -167,7 +167,10 @@ TEST_CASE("state restores settings and lanes by id")
 {
     Host host(true);
     demon::Settings settings = host.plugin->settings();
-    settings.config = {"gr\xc3\xbc\xc3\x9f \"<&>\"\nline two", 4294967295LL, 12, "sde"};
+    settings.config.prompt = "gr\xc3\xbc\xc3\x9f \"<&>\"\nline two";
+    settings.config.seed = 4294967295LL;
+    settings.config.steps = 12;
+    settings.config.solver = "sde";
     settings.latePolicy = demon::LatePolicy::silence;
     settings.latencySeconds = 8.0;
     host.plugin->changeSettings(settings);
@@ -211,7 +214,10 @@ TEST_CASE("a state that was cut short or damaged leaves valid settings")
 {
     Host host(true);
     demon::Settings settings = host.plugin->settings();
-    settings.config = {"gr\xc3\xbc\xc3\x9f und strings", 12345, 12, "sde"};
+    settings.config.prompt = "gr\xc3\xbc\xc3\x9f und strings";
+    settings.config.seed = 12345;
+    settings.config.steps = 12;
+    settings.config.solver = "sde";
     host.plugin->changeSettings(settings);
     juce::MemoryBlock saved;
     host.plugin->getStateInformation(saved);
@@ -221,7 +227,7 @@ TEST_CASE("a state that was cut short or damaged leaves valid settings")
     std::mt19937 random(5);
 
     host.plugin->changeSettings({});
-    const std::size_t header = 8, end = 2; // JUCE's; the line's end and the closing zero may be missing
+    const std::size_t header = 8, end = 12; // JUCE's; the last closing tag, line's end and zero may be missing
     for (std::size_t size = 0; size + header < whole.size() - end; size += 1 + random() % 40)
         restore({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)});
     CHECK(host.plugin->settings() == demon::Settings());
