@@ -201,7 +201,7 @@ void PluginProcessor::getStateInformation(juce::MemoryBlock& block)
 
 void PluginProcessor::setStateInformation(const void* data, int size)
 {
-    const auto xml = getXmlFromBinary(data, size);
+    const auto xml = state::fromBytes(data, size);
     Settings restored = settings();
     if (xml != nullptr && state::fromXml(*xml, restored, parameters))
         applySettings(restored);

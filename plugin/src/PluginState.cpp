@@ -181,6 +181,17 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
     return xml;
 }
 
+std::unique_ptr<juce::XmlElement> state::fromBytes(const void* data, int size)
+{
+    constexpr int header = 8; // JUCE's magic number and the length of the text
+    if (juce::AudioProcessor::getXmlFromBinary(data, size) == nullptr)
+        return nullptr;
+    const juce::String text = juce::String::fromUTF8(static_cast<const char*>(data) + header, size - header).trimEnd();
+    juce::XmlDocument document(text);
+    auto xml = document.getDocumentElement();
+    return text.endsWithChar('>') && document.getLastParseError().isEmpty() ? std::move(xml) : nullptr;
+}
+
 void state::migrate(juce::XmlElement& xml)
 {
     const int version = xml.getIntAttribute("version", 1);

@@ -90,6 +90,10 @@ std::unique_ptr<juce::XmlElement> toXml(const Settings& settings, const LanePara
 /// False when `xml` is not a state.
 bool fromXml(const juce::XmlElement& xml, Settings& settings, const LaneParameters& lanes);
 
+/// The element in the bytes that a host kept, or null when they are no whole one: JUCE's own reader takes a text that
+/// was cut short for a shorter one.
+std::unique_ptr<juce::XmlElement> fromBytes(const void* data, int size);
+
 /// Brings an element of an older version to this one, step by step.
 void migrate(juce::XmlElement& xml);
 } // namespace state
