@@ -26,11 +26,11 @@ from engine_server.tracks.curves import build_table
 from engine_server.tracks.receipt import Receipt, write_receipt
 from hosts.bounce import ROOT, start_bounce
 from shared_protocol.codec import Floats
-from shared_protocol.messages import Config
+from shared_protocol.messages import make_config
 from shared_protocol.timebase import FRAMES_PER_SECOND, frames_to_cover
 
 SOURCE = ROOT / "fixtures" / "turin_italy_30s.flac"
-CONFIG = Config(prompt="string ensemble", seed=7, steps=0, solver="ode")
+CONFIG = make_config(prompt="string ensemble", seed=7, steps=0, solver="ode")
 BLOCK = 480
 """A block starts on every frame, so the drawn lanes are followed exactly."""
 

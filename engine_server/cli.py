@@ -104,7 +104,7 @@ def render(
     from engine_server.tracks.curves import build_table, parse_lane
     from engine_server.tracks.receipt import write_receipt
     from engine_server.tracks.render import render as bounce
-    from shared_protocol.messages import Config
+    from shared_protocol.messages import make_config
     from shared_protocol.timebase import frames_to_cover
 
     if solver not in ("ode", "sde"):
@@ -113,7 +113,7 @@ def render(
     audio, rate = read_audio(source)
     frames = frames_to_cover(audio.shape[1], rate)
     curves = build_table(dict(parse_lane(text, frames) for text in lane or []), frames)
-    config = Config(prompt=prompt, seed=seed, steps=steps, solver=solver)  # type: ignore[arg-type]
+    config = make_config(prompt=prompt, seed=seed, steps=steps, solver=solver)  # type: ignore[arg-type]
     engine = load_engine(model, depth)
     with bounce_progress(console, frames, engine_hop(engine)) as on_window:
         result = bounce(engine, audio, rate, curves, config, on_window=on_window)

@@ -21,22 +21,31 @@ CHANNELS = 2
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(m.FROM_CLIENT | m.FROM_SERVER)
 _KNOWN_TYPES = frozenset(cls.__name__.lower() for cls in m.Message.__subclasses__())
-_RANGE_WORDS = ("Expected `int` >=", "Expected `int` <=", "Invalid enum value", "matching regex", "out of range")
-_PAYLOADS = {m.Feed: 2, m.Window: 1}
+_RANGE_WORDS = (
+    "Expected `int` >=", "Expected `int` <=", "Expected `float` >=", "Expected `float` <=",
+    "Invalid enum value", "matching regex", "out of range",
+)  # fmt: skip
+_PAYLOADS = {m.Feed: 2, m.Window: 1, m.Edit: 1, m.Reference: 1}
+EDIT_COLUMNS = 4
+"""Numbers of an edit: lane column, first frame, frame after the last, value."""
 
 
 class Packet(NamedTuple):
-    """A header and its payloads: `audio` `[2, samples]` of `Feed` and `Window`, `lanes` `[frames, lanes]` of `Feed`."""
+    """A header and its payloads.
+
+    audio: `[2, samples]` of `Feed`, `Window` and `Reference`. lanes: `[frames, lanes]`, of `Feed`. edits: `[count, 4]`, of `Edit`.
+    """
 
     header: m.Message
     audio: Floats | None = None
     lanes: Floats | None = None
+    edits: Floats | None = None
 
 
 def encode(packet: Packet) -> list[bytes]:
     """The parts of a message, in canonical form. Payload arrays must be float32; they are copied."""
     parts = [_ENCODER.encode(packet.header)]
-    for payload in (packet.audio, packet.lanes):
+    for payload in (packet.audio, packet.lanes, packet.edits):
         if payload is not None:
             parts.append(payload.astype("<f4", order="C", copy=False).tobytes())
     return parts
@@ -62,6 +71,10 @@ def decode(parts: Sequence[bytes], *, rate: int, lane_count: int) -> Packet:
     if isinstance(header, m.Window):
         samples = header.count * samples_per_frame(rate)
         return Packet(header, _decode_floats(parts[1], (CHANNELS, samples), "audio"))
+    if isinstance(header, m.Reference):
+        return Packet(header, _decode_floats(parts[1], (CHANNELS, header.count), "audio"))
+    if isinstance(header, m.Edit):
+        return Packet(header, edits=_decode_floats(parts[1], (header.count, EDIT_COLUMNS), "edits"))
     return Packet(header)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,14 +14,29 @@ from shared_protocol.timebase import is_valid_rate
 MAX_POSITION = 2**53
 MAX_FEED_FRAMES = 64
 MAX_WINDOW_FRAMES = 256
+MAX_EDITS = 65_536
+MAX_PIECE_SAMPLES = 65_536
+MAX_REFERENCE_SAMPLES = 11_520_000
+"""Samples of a reference: four minutes at 48 kHz."""
+MAX_CLIP_FRAMES = 2**24
+"""Frames of a clip, whatever the server's own limit is: offsets into it are exact in binary32."""
+LORA_SLOTS = 4
 
 Epoch = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 EpochOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Position = Annotated[int, Meta(ge=-MAX_POSITION, le=MAX_POSITION)]
-LatencyFrames = Annotated[int, Meta(ge=1, le=3000)]
+LatencyFrames = Annotated[int, Meta(ge=0, le=3000)]
+MinimumLatency = Annotated[int, Meta(ge=1, le=3000)]
 Version = Annotated[int, Meta(ge=1, le=65535)]
 Revision = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StepCount = Annotated[int, Meta(ge=0, le=50)]
+Take = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+HashOrNone = Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+PerSecond = Annotated[float, Meta(ge=0.0, le=1e6)]
+Mode = Literal["stream", "loop"]
+Kind = Literal["stream", "loop", "commit"]
+Cost = Literal["free", "encode", "refit"]
 
 
 class FieldError(ValueError):
@@ -33,16 +49,58 @@ def _check_text(name: str, value: str, low: int, high: int) -> None:
         raise FieldError(f"{name} has {size} bytes; {low} to {high} are allowed")
 
 
+def _check_list(name: str, values: list[str], most: int, low: int, high: int) -> None:
+    if len(values) > most:
+        raise FieldError(f"{name} has {len(values)} entries; 0 to {most} are allowed")
+    for value in values:
+        _check_text(name, value, low, high)
+
+
 class Config(msgspec.Struct, frozen=True):
-    """Submission-time state of a track. `steps` 0 is the checkpoint's own number."""
+    """Submission-time state of a track; `make_config` gives what is not named its neutral value.
+
+    `steps` 0 is the checkpoint's own number; `bpm` and `meter` 0 are not told to the model. `timbre` and `structure` name
+    references by their hash, "" is none; `loras` are content hashes, "" an empty place.
+    """
 
     prompt: str
+    prompt_b: str
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)]
     steps: StepCount
     solver: Literal["ode", "sde"]
+    loras: list[HashOrNone]
+    timbre: HashOrNone
+    structure: HashOrNone
+    feedback_rounds: Annotated[int, Meta(ge=1, le=8)]
+    bpm: Annotated[int, Meta(ge=0, le=400)]
+    meter: Annotated[int, Meta(ge=0, le=16)]
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, 0, 4096)
+        _check_text("prompt_b", self.prompt_b, 0, 4096)
+        _check_list("loras", self.loras, LORA_SLOTS, 0, 64)
+        if 0 < self.bpm < 20:
+            raise FieldError(f"bpm is {self.bpm}; 0, or 20 to 400, is allowed")
+
+
+def make_config(
+    prompt: str = "",
+    seed: int = 0,
+    steps: int = 0,
+    solver: Literal["ode", "sde"] = "ode",
+    *,
+    prompt_b: str = "",
+    loras: Sequence[str] = (),
+    timbre: str = "",
+    structure: str = "",
+    feedback_rounds: int = 1,
+    bpm: int = 0,
+    meter: int = 0,
+) -> Config:
+    """A configuration in which what is not named is neutral."""
+    return Config(
+        prompt, prompt_b, seed, steps, solver, list(loras), timbre, structure, feedback_rounds, bpm, meter
+    )  # fmt: skip
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
@@ -53,6 +111,7 @@ class Hello(Message, frozen=True):
     protocol: Version
     client: str
     rate: int
+    mode: Mode
     latency: LatencyFrames
     lanes: list[str]
     config: Config
@@ -76,6 +135,7 @@ class Configure(Message, frozen=True):
 
 class Begin(Message, frozen=True):
     epoch: Epoch
+    kind: Kind
     start: Position
     feed_from: Position
     deliver_from: Position
@@ -102,6 +162,24 @@ class Ping(Message, frozen=True):
     wanted: Position
 
 
+class Edit(Message, frozen=True):
+    epoch: Epoch
+    revision: Revision
+    count: Annotated[int, Meta(ge=1, le=MAX_EDITS)]
+
+
+class Reference(Message, frozen=True):
+    hash: Hash
+    rate: int
+    total: Annotated[int, Meta(ge=1, le=MAX_REFERENCE_SAMPLES)]
+    first: Annotated[int, Meta(ge=0, le=MAX_REFERENCE_SAMPLES)]
+    count: Annotated[int, Meta(ge=1, le=MAX_PIECE_SAMPLES)]
+
+    def __post_init__(self) -> None:
+        if self.first + self.count > self.total:
+            raise FieldError(f"first + count is {self.first + self.count}, beyond the total of {self.total}")
+
+
 class Bye(Message, frozen=True):
     pass
 
@@ -110,24 +188,47 @@ class Welcome(Message, frozen=True):
     protocol: Version
     server: str
     checkpoint: str
-    checkpoint_hash: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    checkpoint_hash: Hash
     backend: str
     lanes: list[str]
-    minimum_latency: LatencyFrames
+    costs: list[Cost]
+    minimum_latency: MinimumLatency
     retain: Annotated[int, Meta(ge=0, le=6000)]
+    steps: Annotated[int, Meta(ge=1, le=50)]
+    depth: Annotated[int, Meta(ge=1, le=256)]
+    clip_limit: Annotated[int, Meta(ge=0, le=MAX_CLIP_FRAMES)]
+    loras: list[Hash]
+    lora_names: list[str]
 
     def __post_init__(self) -> None:
         _check_text("server", self.server, 1, 64)
         _check_text("checkpoint", self.checkpoint, 1, 128)
         _check_text("backend", self.backend, 1, 64)
+        _check_list("lanes", self.lanes, 256, 1, 32)
+        _check_list("loras", self.loras, 256, 64, 64)
+        _check_list("lora_names", self.lora_names, 256, 1, 128)
+        if len(self.costs) != len(self.lanes):
+            raise FieldError(f"costs has {len(self.costs)} entries for {len(self.lanes)} lanes")
+        if len(self.lora_names) != len(self.loras):
+            raise FieldError(f"lora_names has {len(self.lora_names)} entries for {len(self.loras)} loras")
 
 
 class Configured(Message, frozen=True):
     revision: Revision
 
 
+class Edited(Message, frozen=True):
+    epoch: Epoch
+    revision: Revision
+
+
+class Referenced(Message, frozen=True):
+    hash: Hash
+
+
 class Window(Message, frozen=True):
     epoch: Epoch
+    take: Take
     frame: Position
     count: Annotated[int, Meta(ge=1, le=MAX_WINDOW_FRAMES)]
 
@@ -142,6 +243,8 @@ class Progress(Message, frozen=True):
 class Pong(Message, frozen=True):
     epoch: EpochOrNone
     expected: Position
+    ticks: PerSecond
+    generations: PerSecond
 
 
 class Error(Message, frozen=True):
@@ -154,5 +257,5 @@ class Error(Message, frozen=True):
         _check_text("message", self.message, 0, 1024)
 
 
-FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Bye
-FROM_SERVER = Welcome | Configured | Window | Progress | Pong | Error
+FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye
+FROM_SERVER = Welcome | Configured | Edited | Referenced | Window | Progress | Pong | Error

@@ -140,7 +140,7 @@ class Server:
         match header:
             case m.Ping(epoch, wanted):
                 client.acknowledge(epoch, wanted, now)
-                self._send(routing_id, Packet(self._worker.positions.get(client.track_id, m.Pong(0, 0))))
+                self._send(routing_id, Packet(self._worker.positions.get(client.track_id, m.Pong(0, 0, 0.0, 0.0))))
             case m.Feed():
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
@@ -181,7 +181,7 @@ class Server:
     def _send_windows(self) -> None:
         for client in self._clients.values():
             while window := client.due():
-                header = m.Window(window.epoch, window.frame, window.count)
+                header = m.Window(window.epoch, 0, window.frame, window.count)
                 if not self._send(client.routing_id, Packet(header, window.audio)):
                     break
                 client.mark_sent(window, time.monotonic())

@@ -87,7 +87,7 @@ class Worker:
             log.exception("track %s: %s failed", track, type(packet.header).__name__)
             self._fail(track, _engine_error(error), epoch, ends_track=is_hello)
         if known := self._engine.tracks.get(track):
-            self.positions[track] = m.Pong(known.newest_epoch, known.expected)
+            self.positions[track] = m.Pong(known.newest_epoch, known.expected, 0.0, 0.0)
         else:
             self.positions.pop(track, None)
 
@@ -107,7 +107,9 @@ class Worker:
             case m.Configure(revision, config):
                 track.config = config
                 self._emit(Event(track_id, m.Configured(revision)))
-            case m.Begin(epoch, start, feed_from, deliver_from, offline):
+            case m.Begin(epoch, kind, start, feed_from, deliver_from, offline):
+                if kind != "stream":
+                    raise DemonError("E_FIELD", f"kind is {kind!r}; a stream takes stream")
                 track.begin(epoch, start=start, feed_from=feed_from, deliver_from=deliver_from, offline=offline)
             case m.Feed(epoch, frame):
                 assert packet.audio is not None
@@ -124,6 +126,8 @@ class Worker:
 
     def _greet(self, track_id: str, hello: m.Hello) -> None:
         checkpoint = self._engine.checkpoint
+        if hello.mode != "stream":
+            raise DemonError("E_FIELD", f"mode is {hello.mode!r}; this server takes stream")
         track = Track(
             track_id,
             checkpoint,
@@ -143,8 +147,14 @@ class Worker:
                     checkpoint_hash=checkpoint.content_hash,
                     backend=self._engine.backend,
                     lanes=list(ACTED_LANES),
+                    costs=["free"] * len(ACTED_LANES),
                     minimum_latency=track.geometry.minimum_latency,
                     retain=track.geometry.retain,
+                    steps=checkpoint.settings.steps,
+                    depth=self._engine.depth,
+                    clip_limit=0,
+                    loras=[],
+                    lora_names=[],
                 ),
             )
         )

@@ -46,7 +46,7 @@ class Engine:
     ) -> None:
         self.checkpoint = checkpoint
         self.tracks: dict[str, Track] = {}
-        self._depth = depth
+        self.depth = depth
         self._clock = clock
         self._rings: dict[tuple[int, int], Ring] = {}
         self._deadlines: dict[HopId, float] = {}
@@ -148,7 +148,7 @@ class Engine:
         key = (track.geometry.window_frames, tokens)
         if key not in self._rings:
             shape = RingShape(
-                depth=self._depth,
+                depth=self.depth,
                 frames=track.geometry.window_frames,
                 channels=self.checkpoint.codec.latent_channels,
                 tokens=tokens,

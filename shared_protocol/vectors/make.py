@@ -22,7 +22,36 @@ from shared_protocol.lanes import load_lanes, settle
 from shared_protocol.timebase import first_sample, frame_of_sample
 
 FOLDER = Path(__file__).parent
-CONFIG = m.Config(prompt="strings, slow", seed=7, steps=0, solver="ode")
+CONFIG = m.make_config("strings, slow", 7)
+FULL_CONFIG = m.make_config(
+    "Flöte und \u5f26\u697d 🎻",
+    2**32 - 1,
+    50,
+    "sde",
+    prompt_b="verzerrte Gitarre",
+    loras=["0a" * 32, "", "f1" * 32],
+    timbre="5f" * 32,
+    structure="c0" * 32,
+    feedback_rounds=8,
+    bpm=400,
+    meter=16,
+)
+WELCOME = m.Welcome(
+    2,
+    "demon-bridge 0.1.0",
+    "embedded",
+    "5f" * 32,
+    "eager cpu float32",
+    ["denoise", "lora_1", "prompt_blend"],
+    ["free", "refit", "encode"],
+    64,
+    160,
+    8,
+    4,
+    15000,
+    ["ab" * 32],
+    ["choir"],
+)
 
 
 def pack_parts(parts: list[bytes]) -> bytes:
@@ -47,19 +76,32 @@ def _ramp(rows: int, columns: int) -> Floats:
 
 def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     """(name, message, rate, number of lanes)"""
-    umlaut = m.Config(prompt="Flöte und \u5f26\u697d 🎻", seed=2**32 - 1, steps=50, solver="sde")
-    yield "hello", Packet(m.Hello(1, "DEMON 0.1.0", 48000, 150, ["denoise", "velocity_scale"], CONFIG)), 48000, 2
-    yield "hello_no_lanes", Packet(m.Hello(1, "x", 8000, 1, [], umlaut)), 8000, 0
+    yield (
+        "hello",
+        Packet(m.Hello(2, "DEMON 0.1.0", 48000, "stream", 150, ["denoise", "velocity_scale"], CONFIG)),
+        48000,
+        2,
+    )
+    yield "hello_loop", Packet(m.Hello(2, "DEMON 0.1.0", 44100, "loop", 0, ["denoise"], FULL_CONFIG)), 44100, 1
+    yield "hello_no_lanes", Packet(m.Hello(2, "x", 8000, "stream", 1, [], FULL_CONFIG)), 8000, 0
     yield (
         "hello_long",
-        Packet(m.Hello(1, "c" * 64, 192000, 3000, [f"lane_{k}" for k in range(256)], CONFIG)),
+        Packet(m.Hello(2, "c" * 64, 192000, "stream", 3000, [f"lane_{k}" for k in range(256)], CONFIG)),
         192000,
         256,
     )
-    yield "configure", Packet(m.Configure(3, umlaut)), 48000, 0
-    yield "configure_long_prompt", Packet(m.Configure(2**31 - 1, m.Config("p" * 4096, 0, 0, "ode"))), 48000, 0
-    yield "begin", Packet(m.Begin(1, 0, 0, 0, True)), 48000, 0
-    yield "begin_negative", Packet(m.Begin(2**31 - 1, -(2**53), -200000, 5_000_000_000, False)), 44100, 0
+    yield "configure", Packet(m.Configure(3, FULL_CONFIG)), 48000, 0
+    yield "configure_neutral", Packet(m.Configure(0, m.make_config())), 48000, 0
+    yield (
+        "configure_long_prompt",
+        Packet(m.Configure(2**31 - 1, m.make_config("p" * 4096, prompt_b="q" * 4096, loras=["00" * 32] * 4, bpm=20))),
+        48000,
+        0,
+    )
+    yield "begin", Packet(m.Begin(1, "stream", 0, 0, 0, True)), 48000, 0
+    yield "begin_loop", Packet(m.Begin(2, "loop", 96_000, 50, 50, False)), 48000, 0
+    yield "begin_commit", Packet(m.Begin(3, "commit", -1920, -1, 300, True)), 48000, 0
+    yield "begin_negative", Packet(m.Begin(2**31 - 1, "stream", -(2**53), -200000, 5_000_000_000, False)), 44100, 0
     yield "feed", Packet(m.Feed(1, -3, 2), _ramp(2, 2 * 320), _ramp(2, 3)), 8000, 3
     yield "feed_no_lanes", Packet(m.Feed(200, 70000, 1), _ramp(2, 320), _ramp(1, 0)), 8000, 0
     yield "feed_48k", Packet(m.Feed(1, 0, 1), _ramp(2, 1920), _ramp(1, 2)), 48000, 2
@@ -67,19 +109,31 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "drop", Packet(m.Drop(0)), 48000, 0
     yield "ping", Packet(m.Ping(0, 0)), 48000, 0
     yield "ping_wanted", Packet(m.Ping(7, -129)), 48000, 0
+    yield "edit", Packet(m.Edit(2, 12, 3), edits=_edits()), 48000, 2
+    yield "edit_last_revision", Packet(m.Edit(2**31 - 1, 2**31 - 1, 1), edits=_edits()[:1]), 48000, 1
+    yield "reference", Packet(m.Reference("5f" * 32, 44100, 1_000_000, 65_536, 5), _ramp(2, 5)), 48000, 0
+    yield "reference_whole", Packet(m.Reference("00" * 32, 192000, 1, 0, 1), _ramp(2, 1)), 48000, 0
     yield "bye", Packet(m.Bye()), 48000, 0
+    yield "welcome", Packet(WELCOME), 48000, 0
     yield (
-        "welcome",
-        Packet(m.Welcome(1, "demon-bridge 0.1.0", "embedded", "5f" * 32, "eager cpu float32", ["denoise"], 64, 160)),
+        "welcome_bare",
+        Packet(m.Welcome(2, "s", "c", "00" * 32, "b", [], [], 3000, 6000, 50, 256, 2**24, [], [])),
         48000,
         0,
     )
     yield "configured", Packet(m.Configured(65536)), 48000, 0
-    yield "window", Packet(m.Window(1, 30, 2), _ramp(2, 2 * 1764)), 44100, 0
+    yield "edited", Packet(m.Edited(2, 12)), 48000, 0
+    yield "referenced", Packet(m.Referenced("5f" * 32)), 48000, 0
+    yield "window", Packet(m.Window(1, 0, 30, 2), _ramp(2, 2 * 1764)), 44100, 0
+    yield "window_take", Packet(m.Window(2, 2**31 - 1, -30, 1), _ramp(2, 320)), 8000, 0
     yield "progress", Packet(m.Progress(1, -20, 3, 8)), 48000, 0
-    yield "pong", Packet(m.Pong(1, 128)), 48000, 0
-    yield "pong_negative", Packet(m.Pong(1, -32769)), 48000, 0
+    yield "pong", Packet(m.Pong(1, 128, 0.0, 0.0)), 48000, 0
+    yield "pong_negative", Packet(m.Pong(1, -32769, 12.375, 1.5)), 48000, 0
     yield "error", Packet(m.Error("E_FEED_GAP", "frame 12 came where 10 was expected", 4)), 48000, 0
+
+
+def _edits() -> Floats:
+    return np.array([[0, 0, 25, 0.5], [1, 16_777_214, 16_777_215, 1.25], [0, 3, 4, -1]], dtype=np.float32)
 
 
 def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
@@ -88,12 +142,28 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     def header(**fields: object) -> bytes:
         return msgspec.msgpack.encode(fields)
 
+    def changed(message: m.Message, **fields: object) -> bytes:
+        return header(**(msgspec.to_builtins(message) | fields))
+
+    def configure(**fields: object) -> list[bytes]:
+        return [header(type="configure", revision=1, config=msgspec.to_builtins(m.make_config()) | fields)]
+
     feed = encode(Packet(m.Feed(1, 0, 1), _ramp(2, 320), _ramp(1, 2)))
+    edit = encode(Packet(m.Edit(1, 1, 3), edits=_edits()))
+    reference = encode(Packet(m.Reference("5f" * 32, 48000, 10, 5, 5), _ramp(2, 5)))
+
+    def piece(**fields: object) -> list[bytes]:
+        return [header(**(msgspec.msgpack.decode(reference[0]) | fields)), reference[1]]
+
+    hello = m.Hello(2, "x", 48000, "stream", 1, ["a"], m.make_config())
     not_finite = _ramp(2, 320)
     not_finite[1, 7] = np.nan
     infinite = _ramp(1, 2)
     infinite[0, 1] = np.inf
-    config = {"prompt": "", "seed": 0, "steps": 0, "solver": "ode"}
+    nan_edits = _edits()
+    nan_edits[2, 3] = np.nan
+    nan_reference = _ramp(2, 5)
+    nan_reference[0, 0] = np.nan
     yield "bad_empty_part", [b""], "E_MALFORMED", 48000, 0
     yield "bad_not_msgpack", [b"\xc1\xff\x00"], "E_MALFORMED", 48000, 0
     yield "bad_truncated_header", [feed[0][:-2], *feed[1:]], "E_MALFORMED", 8000, 2
@@ -109,47 +179,56 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     yield "bad_huge_int", [header(type="ping", epoch=2**64 - 1, wanted=0)], "E_FIELD", 48000, 0
     yield "bad_position", [header(type="end", epoch=1, frame=2**53 + 1)], "E_FIELD", 48000, 0
     yield "bad_count", [header(type="feed", epoch=1, frame=0, count=65), *feed[1:]], "E_FIELD", 8000, 2
-    yield "bad_version", [header(type="hello", protocol=2, greeting="hi")], "E_PROTOCOL_VERSION", 48000, 0
-    yield (
-        "bad_long_prompt",
-        [header(type="configure", revision=1, config=config | {"prompt": "p" * 4097})],
-        "E_FIELD",
-        48000,
-        0,
-    )
-    yield "bad_solver", [header(type="configure", revision=1, config=config | {"solver": "heun"})], "E_FIELD", 48000, 0
-    yield (
-        "bad_repeated_lane",
-        [header(type="hello", protocol=1, client="x", rate=48000, latency=1, lanes=["a", "a"], config=config)],
-        "E_FIELD",
-        48000,
-        0,
-    )
+    yield "bad_version", [header(type="hello", protocol=3, greeting="hi")], "E_PROTOCOL_VERSION", 48000, 0
+    yield "bad_old_version", [header(type="hello", protocol=1, latency=150)], "E_PROTOCOL_VERSION", 48000, 0
+    yield "bad_long_prompt", configure(prompt="p" * 4097), "E_FIELD", 48000, 0
+    yield "bad_long_prompt_b", configure(prompt_b="p" * 4097), "E_FIELD", 48000, 0
+    yield "bad_solver", configure(solver="heun"), "E_FIELD", 48000, 0
+    yield "bad_lora_hash", configure(loras=["", "AB" * 32]), "E_FIELD", 48000, 0
+    yield "bad_many_loras", configure(loras=[""] * 5), "E_FIELD", 48000, 0
+    yield "bad_lora_type", configure(loras=[1]), "E_MALFORMED", 48000, 0
+    yield "bad_timbre", configure(timbre="5f" * 31), "E_FIELD", 48000, 0
+    yield "bad_structure", configure(structure="../../secret"), "E_FIELD", 48000, 0
+    yield "bad_rounds", configure(feedback_rounds=0), "E_FIELD", 48000, 0
+    yield "bad_slow_bpm", configure(bpm=19), "E_FIELD", 48000, 0
+    yield "bad_fast_bpm", configure(bpm=401), "E_FIELD", 48000, 0
+    yield "bad_meter", configure(meter=17), "E_FIELD", 48000, 0
+    yield "bad_repeated_lane", [changed(hello, lanes=["a", "a"])], "E_FIELD", 48000, 0
+    yield "bad_mode", [changed(hello, mode="commit")], "E_FIELD", 48000, 0
+    yield "bad_latency", [changed(hello, latency=3001)], "E_FIELD", 48000, 0
+    yield "bad_kind", [changed(m.Begin(1, "loop", 0, 0, 0, False), kind="clip")], "E_FIELD", 48000, 0
     yield "bad_short_payload", [feed[0], feed[1][:-4], feed[2]], "E_PAYLOAD_SIZE", 8000, 2
     yield "bad_long_payload", [feed[0], feed[1], feed[2] + bytes(4)], "E_PAYLOAD_SIZE", 8000, 2
     yield "bad_missing_payload", feed[:2], "E_MALFORMED", 8000, 2
     yield "bad_extra_part", [*encode(Packet(m.Bye())), b"x"], "E_MALFORMED", 48000, 0
     yield "bad_nan_audio", encode(Packet(m.Feed(1, 0, 1), not_finite, _ramp(1, 2))), "E_NOT_FINITE", 8000, 2
     yield "bad_infinite_lane", encode(Packet(m.Feed(1, 0, 1), _ramp(2, 320), infinite)), "E_NOT_FINITE", 8000, 2
+    yield "bad_no_edits", [header(type="edit", epoch=1, revision=1, count=0), b""], "E_FIELD", 48000, 2
+    yield "bad_many_edits", [header(type="edit", epoch=1, revision=1, count=65_537), edit[1]], "E_FIELD", 48000, 2
+    yield "bad_short_edits", [edit[0], edit[1][:-16]], "E_PAYLOAD_SIZE", 48000, 2
+    yield "bad_missing_edits", edit[:1], "E_MALFORMED", 48000, 2
+    yield "bad_nan_edit", encode(Packet(m.Edit(1, 1, 3), edits=nan_edits)), "E_NOT_FINITE", 48000, 2
+    yield "bad_reference_hash", piece(hash="5F" * 32), "E_FIELD", 48000, 0
+    yield "bad_reference_span", piece(total=9), "E_FIELD", 48000, 0
+    yield "bad_reference_total", piece(total=11_520_001), "E_FIELD", 48000, 0
+    yield "bad_reference_count", [piece(count=0)[0], b""], "E_FIELD", 48000, 0
+    yield "bad_reference_size", [reference[0], reference[1][:-4]], "E_PAYLOAD_SIZE", 48000, 0
     yield (
-        "bad_hash",
-        [
-            header(
-                type="welcome",
-                protocol=1,
-                server="s",
-                checkpoint="c",
-                checkpoint_hash="XY" * 32,
-                backend="b",
-                lanes=[],
-                minimum_latency=1,
-                retain=0,
-            )
-        ],
-        "E_FIELD",
+        "bad_nan_reference",
+        encode(Packet(m.Reference("5f" * 32, 48000, 10, 5, 5), nan_reference)),
+        "E_NOT_FINITE",
         48000,
         0,
     )
+    yield "bad_hash", [changed(WELCOME, checkpoint_hash="XY" * 32)], "E_FIELD", 48000, 0
+    yield "bad_cost", [changed(WELCOME, costs=["free", "free", "dear"])], "E_FIELD", 48000, 0
+    yield "bad_costs", [changed(WELCOME, costs=["free"])], "E_FIELD", 48000, 0
+    yield "bad_lora_names", [changed(WELCOME, lora_names=["choir", "lofi"])], "E_FIELD", 48000, 0
+    yield "bad_minimum_latency", [changed(WELCOME, minimum_latency=0)], "E_FIELD", 48000, 0
+    yield "bad_take", [changed(m.Window(1, 0, 0, 1), take=-1), bytes(2 * 320 * 4)], "E_FIELD", 8000, 0
+    yield "bad_negative_ticks", [changed(m.Pong(1, 0, 0.0, 0.0), ticks=-1.0)], "E_FIELD", 48000, 0
+    yield "bad_nan_ticks", [changed(m.Pong(1, 0, 0.0, 0.0), ticks=float("nan"))], "E_FIELD", 48000, 0
+    yield "bad_text_generations", [changed(m.Pong(1, 0, 0.0, 0.0), generations="fast")], "E_MALFORMED", 48000, 0
 
 
 def settled_values() -> Iterator[str]:

@@ -13,7 +13,7 @@ from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import DEFAULT_DEPTH, Engine
 from engine_server.tracks.render import render
 from engine_server.tracks.track import track_geometry
-from shared_protocol.messages import Config
+from shared_protocol.messages import make_config
 from tests.bench.forward import ours
 from tests.bench.measure import Row, compared, interleaved, timed
 from tests.bench.models import FRAMES_PER_SECOND, Effort, Subject, load
@@ -64,6 +64,6 @@ def _windowed_decode(engine: Engine, frames: int, effort: Effort) -> Row:
 def _bounce(engine: Engine, seconds: float) -> Row:
     source = (0.1 * np.random.default_rng(0).standard_normal((2, int(seconds * RATE)))).astype(np.float32)
     curves = build_table({"denoise": 0.6}, int(seconds * FRAMES_PER_SECOND))
-    config = Config("strings", 7, 0, "ode")
+    config = make_config("strings", 7, 0, "ode")
     took = timed(lambda: render(engine, source, RATE, curves, config))
     return Row(f"bounce of {seconds:g} s", took, "real time", seconds, "s")

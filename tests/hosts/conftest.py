@@ -13,7 +13,7 @@ from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
 from hosts.bounce import BUNDLE
-from shared_protocol.messages import Config
+from shared_protocol.messages import make_config
 from shared_protocol.timebase import frames_to_cover
 
 
@@ -46,6 +46,6 @@ def reference(tiny):
 
     def compute(source, *, rate=48_000, steps=0, seed=SEED, **lanes):
         curves = build_table(lanes, frames_to_cover(source.shape[1], rate))
-        return render(engine, source, rate, curves, Config(PROMPT, seed, steps, "ode"))
+        return render(engine, source, rate, curves, make_config(PROMPT, seed, steps, "ode"))
 
     return compute

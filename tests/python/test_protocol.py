@@ -72,7 +72,7 @@ def test_garbage_raises_a_named_error(parts):
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_flipped_byte_in_a_header_never_escapes_as_another_exception(position, value):
-    parts = encode(Packet(m.Hello(1, "x", 48000, 150, ["denoise"], m.Config("p", 1, 0, "ode"))))
+    parts = encode(Packet(m.Hello(2, "x", 48000, "stream", 150, ["denoise"], m.make_config("p", 1, 0, "ode"))))
     header = bytearray(parts[0])
     header[position % len(header)] = value
     with contextlib.suppress(DemonError):
@@ -104,6 +104,6 @@ def test_rates():
 def test_float_payloads_keep_every_bit():
     audio = np.frombuffer(np.random.default_rng(0).bytes(2 * 320 * 4), "<f4").reshape(2, 320).copy()
     audio[~np.isfinite(audio)] = 0.0
-    packet = decode(encode(Packet(m.Window(1, 0, 1), audio)), rate=8000, lane_count=0)
+    packet = decode(encode(Packet(m.Window(1, 0, 0, 1), audio)), rate=8000, lane_count=0)
     assert packet.audio is not None
     assert packet.audio.tobytes() == audio.tobytes()

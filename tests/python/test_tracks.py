@@ -24,10 +24,10 @@ from engine_server.tracks.render import render
 from engine_server.tracks.resample import FILTER_FRAMES, resample_span
 from engine_server.tracks.track import Track
 from shared_protocol.errors import DemonError
-from shared_protocol.messages import Config
+from shared_protocol.messages import make_config
 from shared_protocol.timebase import samples_per_frame
 
-CONFIG = Config(prompt="strings", seed=7, steps=0, solver="ode")
+CONFIG = make_config(prompt="strings", seed=7, steps=0, solver="ode")
 RATE, FRAME = 48_000, 1920
 FRAMES = 150
 
@@ -110,11 +110,11 @@ def test_resampling_a_span_equals_resampling_the_whole(rate):
 def test_two_bounces_have_the_same_bits(engine, plain, tiny):
     assert np.array_equal(plain, bounce(engine))
     assert np.array_equal(plain, bounce(Engine(tiny, depth=8)))
-    assert not np.allclose(plain, bounce(engine, config=Config("strings", 8, 0, "ode")), atol=1e-3)
+    assert not np.allclose(plain, bounce(engine, config=make_config("strings", 8, 0, "ode")), atol=1e-3)
 
 
 def test_the_prompt_is_heard(engine, plain):
-    assert not np.array_equal(plain, bounce(engine, config=Config("piano", 7, 0, "ode")))
+    assert not np.array_equal(plain, bounce(engine, config=make_config("piano", 7, 0, "ode")))
 
 
 @pytest.mark.parametrize("solver", ["ode", "sde"])
@@ -122,7 +122,7 @@ def test_a_source_held_throughout_comes_back_as_the_codec_alone_gives_it(engine,
     """Windowed coding equals full coding, and every sample is where it was."""
     source = np.zeros((2, FRAMES * FRAME), dtype=np.float32)
     source[:, 5000::17_111] = 0.9
-    held = bounce(engine, source=source, lanes={"source_blend": 0.0}, config=Config("", 1, 0, solver))
+    held = bounce(engine, source=source, lanes={"source_blend": 0.0}, config=make_config("", 1, 0, solver))
     around = np.pad(source, ((0, 0), (40 * FRAME, 40 * FRAME)))
     with torch.no_grad():
         latents = tiny.codec.encode(torch.from_numpy(around)[None])
@@ -315,7 +315,7 @@ def test_output_that_is_not_finite_is_a_failure_and_not_a_window(tiny):
 
 def test_a_ring_that_fails_costs_its_own_tracks_only(tiny, plain):
     engine = Engine(tiny)
-    long_prompt, good = new_track(tiny, "long", config=Config("a " * 400, 1, 0, "ode")), new_track(tiny, "good")
+    long_prompt, good = new_track(tiny, "long", config=make_config("a " * 400, 1, 0, "ode")), new_track(tiny, "good")
     for track in (long_prompt, good):
         track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
         engine.tracks[track.id] = track
@@ -358,7 +358,7 @@ def test_resuming_without_enough_input_is_refused(tiny):
 
 
 def test_other_tracks_do_not_change_a_tracks_bits(engine, tiny, plain):
-    others = [new_track(tiny, f"other{k}", config=Config("noise", k, 3, "sde")) for k in range(3)]
+    others = [new_track(tiny, f"other{k}", config=make_config("noise", k, 3, "sde")) for k in range(3)]
     for other in others:
         other.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
         engine.tracks[other.id] = other

@@ -18,7 +18,7 @@ from shared_protocol.codec import Packet, decode, encode
 from shared_protocol.timebase import samples_per_frame
 
 START_TIMEOUT_S = 120
-CONFIG = m.Config(prompt="strings", seed=7, steps=0, solver="ode")
+CONFIG = m.make_config(prompt="strings", seed=7, steps=0, solver="ode")
 
 
 class ServerProcess:
@@ -123,7 +123,7 @@ class WireClient:
 
     def hello_header(self, **fields) -> m.Hello:
         given = {
-            "protocol": PROTOCOL_VERSION, "client": "test", "rate": self.rate, "latency": 150,
+            "protocol": PROTOCOL_VERSION, "client": "test", "rate": self.rate, "mode": "stream", "latency": 150,
             "lanes": list(self.lanes), "config": CONFIG,
         }  # fmt: skip
         return m.Hello(**(given | fields))
@@ -138,7 +138,7 @@ class WireClient:
         """Feed a source and silence after it, acknowledge what comes, and return `[2, frames]`."""
         size = samples_per_frame(self.rate)
         padded = np.pad(source, ((0, 0), (0, 200 * size)))
-        self.send(m.Begin(epoch, 0, 0, 0, True))
+        self.send(m.Begin(epoch, "stream", 0, 0, 0, True))
         for first in range(0, frames + 160, 32):
             self.feed(epoch, first, padded[:, first * size : (first + 32) * size])
         parts, wanted = [], 0

@@ -14,7 +14,7 @@ from engine_server.tracks.engine import Engine
 from engine_server.tracks.lanes import ACTED_LANES
 from engine_server.tracks.render import render
 from shared_protocol.lanes import load_lanes
-from shared_protocol.messages import Config
+from shared_protocol.messages import make_config
 from shared_protocol.timebase import frames_to_cover
 from training.evaluation.descriptors import describe, most_telling
 from training.evaluation.probes import PARAMETER_PROBES, LaneProbe, Scene, lane_probes
@@ -58,7 +58,7 @@ def _lane_rows(subject: Subject, audio: Tensor, prompt: str, probes: list[LanePr
     engine = Engine(subject.session.checkpoint)
     source = np.ascontiguousarray(audio.numpy())
     frames = frames_to_cover(source.shape[1], SAMPLE_RATE)
-    config = Config(prompt=prompt, seed=0, steps=0, solver="ode")
+    config = make_config(prompt=prompt, seed=0, steps=0, solver="ode")
 
     def rendered(lanes: Mapping[str, float]) -> Tensor:
         return torch.from_numpy(render(engine, source, SAMPLE_RATE, build_table(lanes, frames), config))
