@@ -53,6 +53,8 @@ public:
         expectedParts = 1 + countFields(message).payloads;
         M::visit(*this, message);
         checkPartCount();
+        if (const char* problem = ok() ? problemOf(message, 0) : nullptr)
+            fail(error::field, problem);
     }
 
     void text(const char* key, std::string& out, std::size_t minBytes, std::size_t maxBytes)
@@ -197,6 +199,13 @@ public:
 
 private:
     static constexpr std::size_t kHashDigits = 64;
+
+    /// What is wrong between fields that are right by themselves, or null.
+    template <class M> static auto problemOf(const M& message, int) -> decltype(message.problem())
+    {
+        return message.problem();
+    }
+    template <class M> static const char* problemOf(const M&, long) { return nullptr; }
 
     void checkHex(const char* key, const std::string& value, std::size_t digits)
     {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <msgpack.hpp>
@@ -47,7 +48,13 @@ public:
     void real(const char* key, double value, double, double)
     {
         string(key, std::strlen(key));
-        packer.pack_double(value);
+        // Not pack_double: newer versions of msgpack-c shorten whole numbers to integers.
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, &value, sizeof bits);
+        char bytes[9] = {'\xcb'};
+        for (int i = 0; i < 8; ++i)
+            bytes[1 + i] = static_cast<char>(bits >> (56 - 8 * i) & 0xFFu);
+        header.write(bytes, sizeof bytes);
     }
     void rate(const char* key, std::int64_t value) { integer(key, value, 0, 0); }
     void boolean(const char* key, bool value)

@@ -202,6 +202,8 @@ struct Reference
     std::int64_t total = 1, first = 0, count = 1; ///< samples
     std::vector<float> audio;                     ///< [2, count]
 
+    const char* problem() const { return first + count > total ? "first + count lies beyond total" : nullptr; }
+
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.hexDigits("hash", self.hash, 64);
@@ -246,6 +248,16 @@ struct Welcome
     std::int64_t clipLimit = 0;                ///< frames that a loop's clip may have
     std::vector<std::string> loras, loraNames; ///< the catalogue: content hashes and names
 
+    const char* problem() const
+    {
+        for (const std::string& cost : costs)
+            if (cost != "free" && cost != "encode" && cost != "refit")
+                return "costs must be free, encode or refit";
+        return costs.size() != lanes.size()       ? "costs and lanes differ in length"
+               : loraNames.size() != loras.size() ? "lora_names and loras differ in length"
+                                                  : nullptr;
+    }
+
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("protocol", self.protocol, 1, 65535);
@@ -258,8 +270,8 @@ struct Welcome
         v.integer("minimum_latency", self.minimumLatency, 1, kMaxLatencyFrames);
         v.integer("retain", self.retain, 0, 6000);
         v.integer("steps", self.steps, 1, 50);
-        v.integer("depth", self.depth, 1, 64);
-        v.integer("clip_limit", self.clipLimit, 1, kMaxClipFrames);
+        v.integer("depth", self.depth, 1, 256);
+        v.integer("clip_limit", self.clipLimit, 0, kMaxClipFrames);
         v.hashes("loras", self.loras, kMaxCatalogue);
         v.texts("lora_names", self.loraNames, kMaxCatalogue, 128);
     }
