@@ -40,9 +40,11 @@ public:
         nextAt.fill(0);
     }
 
-    /// An edit supersedes those before it that it covers.
+    /// An edit supersedes those before it that it covers. One without frames is of no interest to the engine.
     void push(const LaneEdit& edit)
     {
+        if (edit.first >= edit.end)
+            return;
         auto& edits = waiting[static_cast<std::size_t>(edit.column)];
         edits.erase(std::remove_if(edits.begin(), edits.end(),
                                    [&](const LaneEdit& old) { return old.first >= edit.first && old.end <= edit.end; }),

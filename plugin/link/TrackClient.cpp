@@ -11,17 +11,24 @@ namespace demon
 namespace
 {
 constexpr std::int64_t kAssumedRetain = 400; // frames kept for a live epoch, until the engine has said what it needs
+constexpr std::int64_t kMostAhead = 1500;    // frames of a clip on their way: a long one must not fill the memory twice
 } // namespace
 
 TrackClient::TrackClient(std::string clientName) : name(std::move(clientName)), backOff(kFirstBackOff) {}
 
-void TrackClient::open(int rate, int latencyFrames)
+void TrackClient::open(int rate, int latencyFrames, bool isLoop)
 {
     sampleRate = rate;
     latency = latencyFrames;
+    isLoopTrack = isLoop;
     grid = FrameGrid::forRate(rate);
     records.clear();
     wetFrames.clear();
+    takes.clear();
+    loop = {};
+    edits.clear();
+    published.take = 0;
+    published.progress = {0, 0, 0, 0};
     published.state = LinkState::lost;
     reconnect();
 }
@@ -61,10 +68,24 @@ void TrackClient::accept(const FeedItem& item)
         break;
     case FeedItem::Kind::end:
         if (EpochRecord* record = find(item.epoch))
+        {
             record->end = item.frame;
+            if (record->isLoop() && record->keptEnd() > record->firstFrame)
+            {
+                record->complete(loop.lanes);
+                loop.epoch = record->id;
+                loop.source = record->source();
+            }
+        }
         break;
     case FeedItem::Kind::drop:
         dropThrough(item.epoch);
+        break;
+    case FeedItem::Kind::release:
+        release(item.epoch);
+        break;
+    case FeedItem::Kind::commit:
+        beginCommit(item);
         break;
     }
 }
@@ -90,18 +111,21 @@ std::vector<Message> TrackClient::takeOutbox() { return std::exchange(outbox, {}
 WetFrame* TrackClient::nextWindow()
 {
     if (wetFrames.empty())
-        return nullptr;
-    const auto open =
-        std::find_if(records.begin(), records.end(), [](const EpochRecord& r) { return !r.isDelivered(); });
+        return takes.empty() ? nullptr : &takes.front();
+    const auto open = std::find_if(records.begin(), records.end(),
+                                   [](const EpochRecord& r) { return !r.isLoop() && !r.isDelivered(); });
     const bool isNext = open == records.end() || wetFrames.front().epoch <= open->id;
     return isNext ? &wetFrames.front() : nullptr;
 }
 
+void TrackClient::popWindow() { wetFrames.empty() ? takes.pop_front() : wetFrames.pop_front(); }
+
 std::int32_t TrackClient::hopelessEpoch() const
 {
-    if (published.state == LinkState::refused && refusesTrack)
+    if ((published.state == LinkState::refused && refusesTrack) || isConfigurationRefused)
         return EngineSigns::kEveryEpoch;
-    return !records.empty() && records.front().isLost ? records.front().id : 0;
+    const auto lost = std::find_if(records.begin(), records.end(), [](const EpochRecord& r) { return r.isLost; });
+    return lost == records.end() ? 0 : lost->id;
 }
 
 EpochRecord* TrackClient::find(std::int64_t epoch)
@@ -114,6 +138,7 @@ EpochRecord* TrackClient::find(std::int64_t epoch)
 
 void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
 {
+    lastTick = now;
     followOutput(output);
     retireEpochs(output);
     if (published.state != LinkState::ready)
@@ -137,8 +162,10 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
     case LinkState::ready:
         if (now - heardAt > kSilence)
             return lose(now);
+        sendReferences();
         sendConfiguration(now);
         sendEpochs();
+        sendEdits(now);
         sendPing(now);
     }
 }
@@ -146,7 +173,10 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
 void TrackClient::sayHello(std::int64_t now)
 {
     outbox.clear();
-    outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, mode, latency, wireLaneIds(), config});
+    outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, isLoopTrack ? "loop" : "stream",
+                              isLoopTrack ? 0 : latency, wireLaneIds(), config});
+    sentReferences.clear();
+    isConfigurationRefused = false;
     sentConfig = config;
     confirmedRevision = revision;
     published.state = LinkState::waiting;
@@ -189,6 +219,11 @@ void TrackClient::followOutput(OutputCursor::Place output)
     EpochRecord* record = find(output.epoch);
     if (record == nullptr || record->offline)
         return;
+    if (record->isLoop())
+    {
+        record->wanted = std::clamp(output.frame, record->firstFrame, record->keptEnd());
+        return;
+    }
     record->wanted = std::max(record->wanted, std::min(output.frame, record->keptEnd()));
     while (!wetFrames.empty() && wetFrames.front().epoch == record->id && wetFrames.front().frame < output.frame)
         wetFrames.pop_front();
@@ -214,6 +249,8 @@ bool TrackClient::beginEpoch(EpochRecord& record)
         record.isLost = true;
         return false;
     }
+    if (record.isLoop())
+        edits.clear(); // the lanes are fed as they are now
     record.isLost = false;
     published.framesGivenUp += std::max<std::int64_t>(0, first - record.wanted);
     record.wanted = std::max(record.wanted, first);
@@ -225,11 +262,13 @@ void TrackClient::sendEpochs()
 {
     for (EpochRecord& record : records)
     {
-        if (!record.hasBegun && !beginEpoch(record))
+        if (record.isLost || (!record.hasBegun && !beginEpoch(record)))
             continue;
-        while (record.hasFeed())
+        const bool isNewest = &record == &records.back(); // pong speaks of no other
+        while (record.hasFeed() &&
+               !(record.isWhole() && isNewest && record.nextToSend > record.lastExpected + kMostAhead))
             outbox.emplace_back(record.takeFeed());
-        if (record.end && !record.endSent)
+        if (record.end && !record.endSent && !record.hasFeed())
         {
             outbox.emplace_back(End{record.id, *record.end});
             record.endSent = true;
@@ -238,34 +277,44 @@ void TrackClient::sendEpochs()
     }
 }
 
+/// The oldest epoch whose windows are waited for; else where the loop plays, more often: the engine decodes from there.
 void TrackClient::sendPing(std::int64_t now)
 {
-    if (now - pingAt < kPingInterval && !pingAtOnce)
+    const auto open = [](bool isLoop)
+    { return [isLoop](const EpochRecord& r) { return r.hasBegun && r.isLoop() == isLoop; }; };
+    auto named = std::find_if(records.begin(), records.end(), open(false));
+    const bool isPlayhead = named == records.end();
+    if (isPlayhead)
+        named = std::find_if(records.begin(), records.end(), open(true));
+    const std::int64_t interval = isPlayhead && named != records.end() ? kPlayheadInterval : kPingInterval;
+    if (now - pingAt < interval && !pingAtOnce)
         return;
     pingAtOnce = false;
     pingAt = now;
-    const auto oldest = std::find_if(records.begin(), records.end(), [](const EpochRecord& r) { return r.hasBegun; });
-    outbox.emplace_back(oldest == records.end() ? Ping{} : Ping{oldest->id, oldest->wanted});
+    outbox.emplace_back(named == records.end() ? Ping{} : Ping{named->id, named->wanted});
 }
 
 void TrackClient::retireEpochs(OutputCursor::Place output)
 {
-    while (!records.empty() && (records.front().isDelivered() || records.front().id < output.epoch))
+    for (auto record = records.begin(); record != records.end();)
     {
-        if (records.front().hasBegun)
-            outbox.emplace_back(Drop{records.front().id}); // releases the windows that the engine still keeps
-        records.pop_front();
+        const bool isPast = record->kind == EpochKind::stream && record->id < output.epoch;
+        if (!record->isDelivered() && !isPast)
+        {
+            ++record;
+            continue;
+        }
+        if (record->hasBegun)
+            outbox.emplace_back(Drop{record->id}); // releases the windows that the engine still keeps
+        record = records.erase(record);
     }
-    while (!wetFrames.empty() && wetFrames.front().epoch < output.epoch)
+    while (!wetFrames.empty() && !isLoopTrack && wetFrames.front().epoch < output.epoch)
         wetFrames.pop_front();
 }
 
 void TrackClient::dropThrough(std::int32_t epoch)
 {
-    for (; !records.empty() && records.front().id <= epoch; records.pop_front())
-        if (records.front().hasBegun)
-            outbox.emplace_back(Drop{records.front().id});
-    while (!wetFrames.empty() && wetFrames.front().epoch <= epoch)
-        wetFrames.pop_front();
+    while (!records.empty() && records.front().id <= epoch)
+        release(records.front().id);
 }
 } // namespace demon

@@ -3,9 +3,12 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "EditQueue.h"
 #include "EpochRecord.h"
 #include "core/StreamItems.h"
 #include "core/Waiting.h"
@@ -32,6 +35,18 @@ struct LinkStatus
     std::int64_t badMessages = 0;     ///< refused by the decoder
     std::int64_t framesGivenUp = 0;   ///< fed frames that had to be forgotten before they were delivered
     std::int64_t roundTripNanoseconds = 0;
+    double ticks = 0.0, generations = 0.0; ///< of the engine, per second
+    Progress progress;                     ///< the newest; epoch 0 when there is none
+    std::int64_t take = 0;                 ///< the newest of the loop, 0 before the first
+    std::int64_t controlNanoseconds = 0;   ///< from a loop's edit to the first audio made with it; 0: not measured yet
+};
+
+/// A loop's source and its lanes as they are now.
+struct ClipSource
+{
+    std::int32_t epoch = 0;
+    std::shared_ptr<const ClipAudio> source;
+    std::shared_ptr<LaneTable> lanes; ///< follows the edits
 };
 
 /// The client's half of SPEC.md, section 5, as a state machine without socket, thread or clock: messages and times go
@@ -41,8 +56,8 @@ class TrackClient
 public:
     explicit TrackClient(std::string clientName);
 
-    /// A new stream (host rate or latency): all epochs are forgotten and the track opens anew.
-    void open(int rate, int latencyFrames);
+    /// A new player (host rate, latency or mode): all epochs are forgotten and the track opens anew.
+    void open(int rate, int latencyFrames, bool isLoop);
 
     /// The same stream at another address: the track opens anew there, and every epoch is resumed where it stands.
     void reconnect();
@@ -52,6 +67,18 @@ public:
 
     /// What the audio thread has sent, in order.
     void accept(const FeedItem& item);
+
+    /// A clip that was not captured here: a dropped file's or a saved project's.
+    void openClip(const ClipSource& clip);
+
+    /// A change of a loop's lanes, in order.
+    void accept(const LaneEdit& edit);
+
+    /// The newest loop's clip, once it is whole; without a source before.
+    const ClipSource& clip() const { return loop; }
+
+    /// The audio of references that a configuration may name.
+    void provide(std::vector<std::shared_ptr<const ReferenceAudio>> known) { references = std::move(known); }
 
     /// The newest configuration; goes out when it differs from the last one.
     void configure(const Config& newest);
@@ -67,9 +94,10 @@ public:
     std::vector<Message> takeOutbox();
 
     /// The next frame for the audio thread, or null. They come in the order of (epoch, frame), whatever the order of
-    /// arrival: windows of a later epoch wait until the earlier one is complete, or is not wanted any more.
+    /// arrival: windows of a later epoch wait until the earlier one is complete, or is not wanted any more. A loop's
+    /// come as they arrive, behind those.
     WetFrame* nextWindow();
-    void popWindow() { wetFrames.pop_front(); }
+    void popWindow();
 
     /// The epoch whose windows will not come, however long an offline host waits: EngineSigns::kEveryEpoch while the
     /// engine refuses the track, 0 when there is none.
@@ -89,6 +117,8 @@ private:
     void on(const Welcome& message, std::int64_t now);
     void on(const Configured& message, std::int64_t now);
     void on(const Window& message, std::int64_t now);
+    void on(const Edited& message, std::int64_t now);
+    void on(const Referenced& message, std::int64_t now);
     void on(const Progress& message, std::int64_t now);
     void on(const Pong& message, std::int64_t now);
     void on(const Error& message, std::int64_t now);
@@ -100,6 +130,12 @@ private:
     void followOutput(OutputCursor::Place output);
     void forgetUnheard();
     bool beginEpoch(EpochRecord& record);
+    void takeLoopWindow(EpochRecord& record, const Window& message, std::int64_t now);
+    void beginCommit(const FeedItem& item);
+    void release(std::int32_t epoch);
+    void sendReferences();
+    bool forgetSent(const std::string& text);
+    void sendEdits(std::int64_t now);
     void sendConfiguration(std::int64_t now);
     void sendEpochs();
     void sendPing(std::int64_t now);
@@ -111,7 +147,7 @@ private:
 
     const std::string name;
     int sampleRate = 0;
-    std::string mode = "stream";
+    bool isLoopTrack = false;
     int latency = 0;
     FrameGrid grid;
     Config config, sentConfig;
@@ -135,6 +171,16 @@ private:
 
     std::deque<EpochRecord> records; ///< oldest first
     std::deque<WetFrame> wetFrames;  ///< in the order of (epoch, frame)
+    std::deque<WetFrame> takes;      ///< of the loop, each frame once
+
+    ClipSource loop;
+    EditQueue edits;
+    std::int64_t lastTick = 0;
+    std::int64_t editedAt = 0;       ///< when the oldest edit that has not been heard came; 0: none
+    std::int64_t takeWhenEdited = 0; ///< the newest take when the engine confirmed it, 0 before
+    std::vector<std::shared_ptr<const ReferenceAudio>> references;
+    std::set<std::string> sentReferences; ///< on this connection
+    bool isConfigurationRefused = false;  ///< the engine makes nothing until it likes the next one
     std::vector<Message> outbox;
 };
 } // namespace demon

@@ -15,8 +15,8 @@ constexpr int kMaxRefusals = 3; // of one epoch, before it is given up
 
 bool answersHello(const std::string& code)
 {
-    for (const char* refusal :
-         {error::protocolVersion, error::sampleRate, error::latency, error::busy, error::malformed, error::field})
+    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy,
+                                error::malformed, error::field, error::lora})
         if (code == refusal)
             return true;
     return false;
@@ -24,11 +24,13 @@ bool answersHello(const std::string& code)
 
 bool isFinal(const std::string& code)
 {
-    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy})
+    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy, error::lora})
         if (code == refusal)
             return true;
     return false;
 }
+/// After these the engine has dropped the epoch.
+bool isFatalToEpoch(const std::string& code) { return code == error::engine || code == error::clip; }
 } // namespace
 
 void TrackClient::receive(const Message& message, std::int64_t now)
@@ -47,12 +49,14 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     backOff = kFirstBackOff;
     welcomeAt = progressAt = now;
     pingAtOnce = true;
+    edits.setCosts(message.lanes, message.costs);
     resumeAll();
 }
 
 void TrackClient::on(const Configured& message, std::int64_t)
 {
     confirmedRevision = std::max(confirmedRevision, message.revision);
+    isConfigurationRefused = false;
 }
 
 void TrackClient::on(const Window& message, std::int64_t now)
@@ -60,6 +64,8 @@ void TrackClient::on(const Window& message, std::int64_t now)
     EpochRecord* record = find(message.epoch);
     if (record == nullptr)
         return;
+    if (record->isLoop())
+        return takeLoopWindow(*record, message, now);
     const std::int64_t end =
         std::min(message.frame + message.count, record->keptEnd()); // nobody waits for what is not fed
     if (message.frame > record->wanted || end <= record->wanted)
@@ -68,7 +74,7 @@ void TrackClient::on(const Window& message, std::int64_t now)
     const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
     for (; record->wanted < end; ++record->wanted)
     {
-        WetFrame frame{record->id, record->wanted, std::vector<float>(2 * length)};
+        WetFrame frame{record->id, record->wanted, 0, std::vector<float>(2 * length)};
         const float* left = message.audio.data() + static_cast<std::size_t>(record->wanted - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));
@@ -81,11 +87,17 @@ void TrackClient::on(const Window& message, std::int64_t now)
     progressAt = now;
 }
 
-void TrackClient::on(const Progress&, std::int64_t now) { progressAt = now; }
+void TrackClient::on(const Progress& message, std::int64_t now)
+{
+    progressAt = now;
+    published.progress = message;
+}
 
 void TrackClient::on(const Pong& message, std::int64_t now)
 {
     published.roundTripNanoseconds = now - pingAt;
+    published.ticks = message.ticks;
+    published.generations = message.generations;
     const bool misses = !records.empty() && records.back().hasBegun && message.epoch < records.back().id;
     newestMissingSince = !misses ? 0 : newestMissingSince == 0 ? now : newestMissingSince;
     if (misses && now - newestMissingSince > kResendAfter) // its begin was lost: all epochs are begun again
@@ -135,7 +147,13 @@ void TrackClient::on(const Error& message, std::int64_t now)
             refuseEpoch(*record, now);
         return;
     }
+    if (message.code == error::reference && forgetSent(message.message))
+        return; // the engine has lost it: it is sent once more
     reportError(message.code, message.message);
+    if (EpochRecord* record = find(message.epoch); record != nullptr && isFatalToEpoch(message.code))
+        record->isLost = true;
+    if (message.code == error::lora && published.state == LinkState::ready)
+        isConfigurationRefused = true;
     if (published.state == LinkState::waiting && answersHello(message.code))
     {
         published.state = LinkState::refused;
