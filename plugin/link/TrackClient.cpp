@@ -66,6 +66,9 @@ void TrackClient::accept(const FeedItem& item)
     case FeedItem::Kind::drop:
         dropThrough(item.epoch);
         break;
+    case FeedItem::Kind::release: // a stream has neither
+    case FeedItem::Kind::commit:
+        break;
     }
 }
 
