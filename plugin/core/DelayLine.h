@@ -18,6 +18,8 @@ public:
     /// Replaces `samples[0..count)` by the values of `length` samples ago, and remembers them. Any count.
     void exchange(float* samples, std::size_t count) noexcept
     {
+        if (memory.empty())
+            return;
         while (count > 0)
         {
             const std::size_t run = std::min(count, memory.size() - at);

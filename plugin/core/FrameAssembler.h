@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "Controls.h"
 #include "StreamItems.h"
 #include "demon/timebase.h"
 
@@ -26,22 +27,29 @@ public:
     bool isOpen() const noexcept { return epoch != 0; }
     std::int32_t currentEpoch() const noexcept { return epoch; }
 
-    /// Starts an epoch. False when the ring is full.
+    struct Start
+    {
+        std::int64_t sample = 0;
+        bool offline = false;
+        bool loop = false;
+    };
+
+    /// Starts the next epoch. False, and no number is used, when the ring is full.
     template <class Waiter>
-    bool begin(std::int32_t newEpoch, std::int64_t start, bool offline, const LaneValues& values, Waiter& waiter)
+    bool begin(EpochNumbers& epochs, const Start& start, const LaneValues& values, Waiter& waiter)
     {
         const auto fill = [&](FeedItem& item)
         {
             item.kind = FeedItem::Kind::begin;
-            item.epoch = newEpoch;
-            item.start = start;
-            item.offline = offline;
+            item.epoch = epoch = epochs.next();
+            item.start = start.sample;
+            item.offline = start.offline;
+            item.loop = start.loop;
         };
         if (!push(fill, waiter))
             return false;
-        epoch = newEpoch;
-        frame = grid.frameOf(start);
-        filled = static_cast<std::size_t>(grid.offsetOf(start));
+        frame = grid.frameOf(start.sample);
+        filled = static_cast<std::size_t>(grid.offsetOf(start.sample));
         std::fill(audio.begin(), audio.end(), 0.0f);
         lanes = wireLanesOf(values);
         return true;
@@ -61,19 +69,24 @@ public:
     }
 
     std::size_t untilFrameEnd() const noexcept { return length() - filled; }
+    std::int64_t currentFrame() const noexcept { return frame; }          ///< the one being filled
+    const WireLaneValues& currentLanes() const noexcept { return lanes; } ///< of the frame that got samples last
+
+    /// Fills up with zeros, and sends, what is begun of the last frame. False as in append.
+    template <class Waiter> bool fillUp(Waiter& waiter)
+    {
+        if (!isOpen() || filled == 0)
+            return true;
+        std::fill(channel(0) + filled, channel(0) + length(), 0.0f);
+        std::fill(channel(1) + filled, channel(1) + length(), 0.0f);
+        return flush(waiter);
+    }
 
     /// Ends the epoch: what is begun of the last frame is filled up with zeros and sent.
     template <class Waiter> void end(Waiter& waiter)
     {
-        if (!isOpen())
+        if (!isOpen() || !fillUp(waiter))
             return;
-        if (filled > 0)
-        {
-            std::fill(channel(0) + filled, channel(0) + length(), 0.0f);
-            std::fill(channel(1) + filled, channel(1) + length(), 0.0f);
-            if (!flush(waiter))
-                return;
-        }
         const auto fill = [&](FeedItem& item)
         {
             item.kind = FeedItem::Kind::end;

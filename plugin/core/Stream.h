@@ -2,10 +2,11 @@
 #pragma once
 #include <array>
 #include <atomic>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "CleanInput.h"
+#include "Controls.h"
 #include "FrameAssembler.h"
 #include "OutputStage.h"
 #include "SegmentMap.h"
@@ -16,27 +17,6 @@
 
 namespace demon
 {
-/// What plays in place of a window that has not arrived in time.
-enum class LatePolicy
-{
-    dry,
-    silence
-};
-
-/// The controls of one block.
-struct Controls
-{
-    LaneValues lanes{};
-    bool bypassed = false;
-    LatePolicy latePolicy = LatePolicy::dry;
-};
-
-/// Gives every epoch of a plugin instance its number. Audio thread only; outlives the streams.
-struct EpochNumbers
-{
-    std::int32_t last = 0;
-};
-
 /// One stereo stream at one rate and one latency: input in, what the engine made of the input of `latency` ago out.
 ///
 /// Threads: process and everything private belong to the audio thread; requestReset may be called from any; the rings
@@ -53,7 +33,8 @@ public:
           feedRing(kRingFrames, silentItem<FeedItem>(grid)), wetRing(kRingFrames, silentItem<WetFrame>(grid)),
           epochs(epochNumbers), telemetry(numbersForUser), timeline(sampleRate), assembler(feedRing, grid),
           windows(wetRing, cursor, numbersForUser),
-          output(static_cast<std::size_t>(latencySamples), sampleRate / kRampsPerSecond)
+          output(static_cast<std::size_t>(latencySamples), sampleRate, numbersForUser),
+          notes(numbersForUser.notes, static_cast<std::size_t>(latencyInFrames) + 2 + SegmentMap::kCapacity)
     {
     }
 
@@ -68,14 +49,8 @@ public:
     /// Any thread, wait-free: the next block starts as if after construction, and nothing before it is wanted.
     void requestReset() noexcept { resetRequested.store(true, std::memory_order_release); }
 
-    /// What the last block was, for the probe. Audio thread.
-    struct BlockReport
-    {
-        std::int32_t epoch = 0;
-        std::int64_t position = 0;
-        bool late = false;   ///< part of the output had no window in time
-        bool hasWet = false; ///< part of the output came from a window
-    };
+    using BlockReport = demon::BlockReport;
+    /// Audio thread.
     const BlockReport& lastBlock() const noexcept { return report; }
 
     /// Replaces `count` samples of both channels. `waiter` is NeverWait or OfflineWait.
@@ -88,17 +63,19 @@ public:
         if (resetRequested.exchange(false, std::memory_order_acq_rel))
             restart();
         sendPendingDrop();
-        removeNonFinite(audio, count);
+        removeNonFinite(audio, count, telemetry);
+        telemetry.meters.input.measure({audio[0], audio[1]}, static_cast<std::size_t>(count), static_cast<float>(rate));
         enterBlock(transport, count, controls, waiter);
 
-        const OutputStage::Level level = levelOf(controls);
+        const OutputStage::Level level = OutputStage::Level::of(controls);
+        const OutputStage::Finish finish = OutputStage::Finish::of(controls, transport.offline);
         for (std::size_t done = 0; done < static_cast<std::size_t>(count);)
         {
             const OutputPlace place = outputPlace();
             const std::size_t run = runLength(place, static_cast<std::size_t>(count) - done);
             const std::array<float*, 2> part{audio[0] + done, audio[1] + done};
             collect(part, run, controls, waiter);
-            play(part, run, place, level, controls.latePolicy, waiter);
+            play(part, run, place, level, finish, controls.latePolicy, waiter);
             counter += static_cast<std::int64_t>(run);
             done += run;
         }
@@ -107,7 +84,6 @@ public:
 private:
     static constexpr std::size_t kMaxRun = OutputStage::kMaxRun;
     static constexpr std::array<float, kMaxRun> kSilence{};
-    static constexpr int kRampsPerSecond = 200; // mix and gain glide over 5 ms
 
     /// Where the next output sample lies. `isSilent` for the first latency after a start.
     struct OutputPlace
@@ -119,21 +95,6 @@ private:
         std::int64_t untilEnd = 0; ///< samples before any of the above changes
     };
 
-    template <class Item> static Item silentItem(FrameGrid grid)
-    {
-        Item item;
-        item.audio.assign(2 * static_cast<std::size_t>(grid.length), 0.0f);
-        return item;
-    }
-
-    /// Bypass is the dry signal at unity gain.
-    static OutputStage::Level levelOf(const Controls& controls) noexcept
-    {
-        if (controls.bypassed)
-            return {0.0f, 1.0f};
-        return {controls.lanes[lane::mix], std::pow(10.0f, controls.lanes[lane::output_gain] / 20.0f)};
-    }
-
     void restart() noexcept
     {
         timeline.reset();
@@ -141,8 +102,9 @@ private:
         assembler.abandon();
         windows.restart();
         output.restart();
+        notes.restart();
         counter = 0;
-        dropUpTo = staleThrough = epochs.last;
+        dropUpTo = staleThrough = epochs.newest();
     }
 
     void sendPendingDrop() noexcept
@@ -156,20 +118,6 @@ private:
             dropUpTo = 0;
     }
 
-    void removeNonFinite(std::array<float*, 2> audio, int count) noexcept
-    {
-        std::int64_t found = 0;
-        for (float* channel : audio)
-            for (int i = 0; i < count; ++i)
-                if (!std::isfinite(channel[i]))
-                {
-                    channel[i] = 0.0f;
-                    ++found;
-                }
-        if (found > 0)
-            telemetry.nonFiniteSamples.fetch_add(found, std::memory_order_relaxed);
-    }
-
     /// Continues the running epoch or starts the next segment, with or without an epoch.
     template <class Waiter>
     void enterBlock(const Transport& transport, int count, const Controls& controls, Waiter& waiter)
@@ -180,10 +128,9 @@ private:
         if (hasSegment && (place.onTimeline ? place.continues && assembler.isOpen() : !assembler.isOpen()))
             return;
         assembler.end(waiter);
-        const bool hasBegun = place.onTimeline && !segments.isFull() &&
-                              assembler.begin(epochs.last + 1, place.sample, transport.offline, controls.lanes, waiter);
-        if (hasBegun)
-            ++epochs.last;
+        notes.close();
+        if (place.onTimeline && !segments.isFull())
+            assembler.begin(epochs, {place.sample, transport.offline, false}, controls.lanes, waiter);
         waiter.arrived();
         segments.add({counter, assembler.currentEpoch(), place.sample});
         report.epoch = assembler.currentEpoch();
@@ -225,6 +172,7 @@ private:
     {
         if (!assembler.isOpen())
             return;
+        hear(input, run, controls.lanes);
         if (!assembler.append(input[0], input[1], run, controls.lanes, waiter))
         {
             telemetry.feedOverflows.fetch_add(1, std::memory_order_relaxed);
@@ -233,10 +181,24 @@ private:
         waiter.arrived();
     }
 
+    /// Notes the input of a frame, which ends where the assembler's does.
+    void hear(std::array<float*, 2> input, std::size_t run, const LaneValues& lanes) noexcept
+    {
+        const std::int32_t epoch = assembler.currentEpoch();
+        const std::int64_t frame = assembler.currentFrame();
+        if (epoch != heardEpoch || frame != heardFrame)
+            notes.begin(counter, epoch, frame, lanes);
+        heardEpoch = epoch;
+        heardFrame = frame;
+        notes.hear({input[0], input[1]}, run);
+        if (run == assembler.untilFrameEnd())
+            notes.close();
+    }
+
     /// Replaces `run` samples of input by the output.
     template <class Waiter>
     void play(std::array<float*, 2> audio, std::size_t run, const OutputPlace& place, OutputStage::Level level,
-              LatePolicy latePolicy, Waiter& waiter)
+              OutputStage::Finish finish, LatePolicy latePolicy, Waiter& waiter)
     {
         output.delay(audio, run, level);
         if (place.isSilent)
@@ -246,7 +208,11 @@ private:
             std::fill_n(audio[1], run, 0.0f);
             return;
         }
-        output.mix(audio, run, chooseSource(audio, place, latePolicy, waiter));
+        const WetSplice::Source source = chooseSource(audio, place, latePolicy, waiter);
+        output.mix(audio, run, source, finish);
+        if (place.epoch != 0)
+            notes.play(counter - latencySamples, source.hasWindow() ? FrameStatus::ready : FrameStatus::late, 0,
+                       {audio[0], audio[1]}, run);
     }
 
     template <class Waiter>
@@ -254,7 +220,7 @@ private:
                                    Waiter& waiter)
     {
         WetSplice::Source source;
-        source.epoch = place.epoch;
+        source.run = source.take.epoch = place.epoch;
         source.replacement = {dry[0], dry[1]};
         if (place.epoch == 0)
             return source;
@@ -281,6 +247,9 @@ private:
     FrameAssembler assembler;
     WindowReader windows;
     OutputStage output;
+    NoteTaker notes;
+    std::int32_t heardEpoch = 0; ///< of the frame whose note was begun last
+    std::int64_t heardFrame = 0;
     BlockReport report;
     std::int64_t counter = 0;      ///< input samples since the last start
     std::int32_t dropUpTo = 0;     ///< the epoch of a drop that still has to be sent, or 0

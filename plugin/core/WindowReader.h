@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "StreamItems.h"
+#include "WindowSearch.h"
 
 namespace demon
 {
@@ -17,7 +18,7 @@ class WindowReader
 {
 public:
     WindowReader(WetRing& wetRing, OutputCursor& outputCursor, Telemetry& numbersForUser)
-        : ring(wetRing), cursor(outputCursor), telemetry(numbersForUser)
+        : ring(wetRing), cursor(outputCursor), telemetry(numbersForUser), search(numbersForUser)
     {
     }
 
@@ -25,7 +26,7 @@ public:
     void restart() noexcept
     {
         chosen = {};
-        hasGivenUp = false;
+        search.forgive();
         for (std::size_t stale = ring.size(); stale > 0; --stale)
             ring.pop();
     }
@@ -45,7 +46,7 @@ public:
         {
             cursor.publish(epoch, frame);
             if (epoch != chosen.epoch)
-                hasGivenUp = false;
+                search.forgive();
             chosen = {epoch, frame, find(epoch, frame, waiter)};
             if (chosen.window == nullptr)
                 telemetry.lateFrames.fetch_add(1, std::memory_order_relaxed);
@@ -63,23 +64,7 @@ private:
 
     template <class Waiter> const WetFrame* find(std::int32_t epoch, std::int64_t frame, Waiter& waiter)
     {
-        const WetFrame* window = takeUpTo(epoch, frame);
-        if constexpr (Waiter::kWaits)
-        {
-            hasGivenUp = hasGivenUp && telemetry.timedOut.load(std::memory_order_relaxed);
-            while (window == nullptr && !hasGivenUp)
-            {
-                hasGivenUp = !waiter.forWindow(epoch);
-                window = takeUpTo(epoch, frame);
-            }
-            waiter.arrived();
-            if (hasGivenUp)
-            {
-                telemetry.timedOut.store(true, std::memory_order_relaxed);
-                return nullptr; // whatever still comes
-            }
-        }
-        return window;
+        return search.find(epoch, waiter, [&] { return takeUpTo(epoch, frame); });
     }
 
     /// Gives back every window before (epoch, frame); that window when it is there.
@@ -98,6 +83,6 @@ private:
     OutputCursor& cursor;
     Telemetry& telemetry;
     Chosen chosen;
-    bool hasGivenUp = false;
+    WindowSearch search;
 };
 } // namespace demon

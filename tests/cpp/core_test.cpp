@@ -151,7 +151,7 @@ std::vector<float> spliced(const std::vector<std::pair<std::int32_t, bool>>& str
             const std::size_t count = std::min(chunk, kLength - at);
             std::vector<float> left(count), right(count);
             WetSplice::Source source;
-            source.epoch = epoch;
+            source.run = epoch;
             if (hasWindow)
                 source.window = {window.data(), window.data()};
             source.replacement = {replacement.data(), replacement.data()};
