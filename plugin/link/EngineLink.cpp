@@ -22,6 +22,7 @@ constexpr std::chrono::milliseconds kBusyPoll{1};  // frames pass: the audio thr
 constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a while
 constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
 constexpr std::int64_t kPublishInterval = 20'000'000;
+constexpr std::int64_t kClipInterval = 200'000'000; // of copies of a table that keeps changing
 
 /// One ZeroMQ context, hence one I/O thread, for all plugin instances of a process, as long as any has a socket.
 std::shared_ptr<zmq::context_t> sharedContext()
@@ -146,11 +147,31 @@ EngineLink::~EngineLink()
     thread.join();
 }
 
-void EngineLink::attach(std::shared_ptr<Stream> next)
+void EngineLink::attach(PlayerPort next)
 {
     const std::lock_guard lock(mutex);
-    nextStream = std::move(next);
-    engineSigns.hopelessEpoch = 0; // said of another stream
+    nextPlayer = std::move(next);
+    nextClips.clear();
+    publishedClip = {};
+    engineSigns.hopelessEpoch = 0; // said of another player
+}
+
+void EngineLink::openClip(std::int32_t epoch, std::shared_ptr<const ClipAudio> source, LaneTable lanes)
+{
+    const std::lock_guard lock(mutex);
+    nextClips.push_back({epoch, std::move(source), std::make_shared<LaneTable>(std::move(lanes))});
+}
+
+ClipSource EngineLink::clip() const
+{
+    const std::lock_guard lock(mutex);
+    return publishedClip;
+}
+
+void EngineLink::setReferences(std::vector<std::shared_ptr<const ReferenceAudio>> known)
+{
+    const std::lock_guard lock(mutex);
+    knownReferences = std::move(known);
 }
 
 void EngineLink::setConfig(const Config& config)
@@ -247,44 +268,48 @@ void EngineLink::recover(TrackClient& client, Socket& socket, const char* what) 
 /// What the message thread has asked for, except the configuration.
 void EngineLink::takeRequests(TrackClient& client, Socket& socket)
 {
-    std::shared_ptr<Stream> next; // the old stream is destroyed outside the lock
+    std::optional<PlayerPort> next; // the old player is destroyed outside the lock
+    std::vector<ClipSource> clips;
     bool hasMoved = false;
     {
         const std::lock_guard lock(mutex);
-        next = std::move(nextStream);
+        next = std::exchange(nextPlayer, std::nullopt);
+        clips = std::exchange(nextClips, {});
         hasMoved = std::exchange(endpointChanged, false);
         if (std::exchange(errorAcknowledged, false))
             client.acknowledgeError();
     }
-    if (next != nullptr || hasMoved)
+    if (next || hasMoved)
         socket.close();
-    if (next != nullptr)
+    if (next)
     {
-        stream = std::move(next);
-        client.open(stream->rate, stream->latencyFrames);
+        player = std::move(*next);
+        client.open(player.rate(), player.latencyFrames(), player.isLoop());
     }
     else if (hasMoved)
     {
         client.reconnect();
     }
+    for (const ClipSource& clip : clips)
+        client.openClip(clip);
 }
 
 /// Input from the audio thread, and everything that is due to the engine. True when frames have passed.
 bool EngineLink::exchangeFrames(TrackClient& client, Socket& socket)
 {
-    if (stream == nullptr)
+    if (!player)
         return false;
-    bool hasMoved = false;
-    while (stream->feedRing.tryPop([&](const FeedItem& item) { client.accept(item); }))
-        hasMoved = true;
+    const bool hasMoved = player.takeFeed([&](const FeedItem& item) { client.accept(item); },
+                                          [&](const LaneEdit& edit) { client.accept(edit); });
     std::string address;
     {
         // After the ring: a configuration that was set before a frame was fed must be sent before that frame.
         const std::lock_guard lock(mutex);
+        client.provide(knownReferences);
         client.configure(wantedConfig);
         address = wantedEndpoint;
     }
-    client.tick(steadyNanoseconds(), stream->cursor.read());
+    client.tick(steadyNanoseconds(), player.output());
     if (client.status().state == LinkState::lost)
         socket.close();
     if (client.takeReconnect() && !socket.open(address))
@@ -320,13 +345,7 @@ bool EngineLink::pushWindows(TrackClient& client)
     bool hasMoved = false;
     while (WetFrame* next = client.nextWindow())
     {
-        const auto fill = [&](WetFrame& slot)
-        {
-            slot.epoch = next->epoch;
-            slot.frame = next->frame;
-            slot.audio.swap(next->audio); // of the same size: nothing is copied
-        };
-        if (!stream->wetRing.tryPush(fill))
+        if (!player.push(*next))
             break;
         client.popWindow();
         hasMoved = true;
@@ -338,7 +357,7 @@ void EngineLink::publishSigns(const TrackClient& client)
 {
     engineSigns.progressAt.store(client.lastProgress(), std::memory_order_release);
     const std::lock_guard lock(mutex);
-    if (nextStream == nullptr && !endpointChanged) // else what is known is about to change
+    if (!nextPlayer && !endpointChanged) // else what is known is about to change
         engineSigns.hopelessEpoch.store(client.hopelessEpoch(), std::memory_order_release);
 }
 
@@ -352,5 +371,23 @@ void EngineLink::publish(const TrackClient& client)
     published = client.status();
     if (errorAcknowledged)
         published.errorCode.clear();
+    publishClip(client);
+}
+
+/// A copy only where something has changed. The mutex is held.
+void EngineLink::publishClip(const TrackClient& client)
+{
+    const ClipSource& now = client.clip();
+    if (nextPlayer || now.source == nullptr)
+    {
+        publishedClip = {};
+        return;
+    }
+    const bool isKnown = now.epoch == publishedClip.epoch;
+    if (isKnown && (client.editCount() == publishedEdits || publishedAt - clipPublishedAt < kClipInterval))
+        return;
+    clipPublishedAt = publishedAt;
+    publishedEdits = client.editCount();
+    publishedClip = {now.epoch, now.source, std::make_shared<LaneTable>(*now.lanes)};
 }
 } // namespace demon

@@ -4,12 +4,14 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
+#include "PlayerPort.h"
 #include "ProbeLog.h"
 #include "TrackClient.h"
-#include "core/Stream.h"
 
 namespace demon
 {
@@ -28,8 +30,20 @@ public:
     EngineLink(const EngineLink&) = delete;
     EngineLink& operator=(const EngineLink&) = delete;
 
-    /// Serves `next` from now on; the link keeps it alive as long as it uses it.
-    void attach(std::shared_ptr<Stream> next);
+    /// Serves `next` from now on, and what it keeps of the clip before is gone; the link keeps the player alive as long
+    /// as it uses it.
+    void attach(PlayerPort next);
+
+    /// Feeds the engine with a clip that was not captured here. After attach, and after the clip was offered to the
+    /// Loop, as SPEC.md's epochs must increase: in the order of their numbers.
+    void openClip(std::int32_t epoch, std::shared_ptr<const ClipAudio> source, LaneTable lanes);
+
+    /// The newest clip with a copy of its lanes as they are now; without a source when there is none. At most 20 ms
+    /// old.
+    ClipSource clip() const;
+
+    /// The audio of the references that a configuration may name. Before the configuration that does.
+    void setReferences(std::vector<std::shared_ptr<const ReferenceAudio>> known);
 
     void setConfig(const Config& config);
     void setEndpoint(const std::string& endpoint);
@@ -54,24 +68,30 @@ private:
     bool pushWindows(TrackClient& client);
     void takeRequests(TrackClient& client, Socket& socket);
     void publish(const TrackClient& client);
+    void publishClip(const TrackClient& client);
     void publishSigns(const TrackClient& client);
 
     std::atomic<bool> quit{false};
     EngineSigns engineSigns;
     std::unique_ptr<ProbeLog> probeLog;
 
-    mutable std::mutex mutex; ///< between the message thread and the link thread; guards the next six
+    mutable std::mutex mutex; ///< between the message thread and the link thread; guards the next ten
     std::string wantedEndpoint;
     bool endpointChanged = false;
     bool errorAcknowledged = false;
     Config wantedConfig;
-    std::shared_ptr<Stream> nextStream;
+    std::optional<PlayerPort> nextPlayer;
+    std::vector<ClipSource> nextClips;
+    std::vector<std::shared_ptr<const ReferenceAudio>> knownReferences;
     LinkStatus published;
+    ClipSource publishedClip;         ///< its lanes: a copy, for whoever asks
+    std::int64_t publishedEdits = -1; ///< what the copy follows
 
     const std::string name;
-    std::shared_ptr<Stream> stream; ///< link thread
-    std::int64_t publishedAt = 0;   ///< link thread
-    std::int64_t busyAt = 0;        ///< link thread: when frames passed last
+    PlayerPort player;                ///< link thread
+    std::int64_t publishedAt = 0;     ///< link thread
+    std::int64_t clipPublishedAt = 0; ///< link thread
+    std::int64_t busyAt = 0;          ///< link thread: when frames passed last
     std::thread thread;
 };
 } // namespace demon

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
 #include <set>
 #include <string>
@@ -76,6 +77,7 @@ public:
 
     /// The newest loop's clip, once it is whole; without a source before.
     const ClipSource& clip() const { return loop; }
+    std::int64_t editCount() const { return editsTaken; } ///< changes to a clip's lanes so far
 
     /// The audio of references that a configuration may name.
     void provide(std::vector<std::shared_ptr<const ReferenceAudio>> known) { references = std::move(known); }
@@ -169,12 +171,13 @@ private:
     bool resendOnPong = false;
     std::int64_t newestMissingSince = 0; ///< pong does not know the newest epoch; 0 when it does
 
-    std::deque<EpochRecord> records; ///< oldest first
-    std::deque<WetFrame> wetFrames;  ///< in the order of (epoch, frame)
-    std::deque<WetFrame> takes;      ///< of the loop, each frame once
+    std::list<EpochRecord> records; ///< oldest first
+    std::deque<WetFrame> wetFrames; ///< in the order of (epoch, frame)
+    std::deque<WetFrame> takes;     ///< of the loop, each frame once
 
     ClipSource loop;
     EditQueue edits;
+    std::int64_t editsTaken = 0;
     std::int64_t lastTick = 0;
     std::int64_t editedAt = 0;       ///< when the oldest edit that has not been heard came; 0: none
     std::int64_t takeWhenEdited = 0; ///< the newest take when the engine confirmed it, 0 before

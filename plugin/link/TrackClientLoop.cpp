@@ -19,6 +19,7 @@ void TrackClient::accept(const LaneEdit& edit)
     if (edit.epoch != loop.epoch || loop.lanes == nullptr)
         return;
     loop.lanes->apply(edit);
+    ++editsTaken;
     edits.push(edit);
     if (editedAt == 0 && !edits.isEmpty())
     {
@@ -71,7 +72,7 @@ void TrackClient::takeLoopWindow(EpochRecord& record, const Window& message, std
     const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
     for (std::int64_t f = message.frame; f < last; ++f)
     {
-        WetFrame frame{record.id, f, static_cast<std::int32_t>(message.take), std::vector<float>(2 * length)};
+        WetFrame frame{record.id, f, std::vector<float>(2 * length), static_cast<std::int32_t>(message.take)};
         const float* left = message.audio.data() + static_cast<std::size_t>(f - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));

@@ -74,7 +74,7 @@ void TrackClient::on(const Window& message, std::int64_t now)
     const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
     for (; record->wanted < end; ++record->wanted)
     {
-        WetFrame frame{record->id, record->wanted, 0, std::vector<float>(2 * length)};
+        WetFrame frame{record->id, record->wanted, std::vector<float>(2 * length)};
         const float* left = message.audio.data() + static_cast<std::size_t>(record->wanted - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));

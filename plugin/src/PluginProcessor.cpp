@@ -65,7 +65,7 @@ int PluginProcessor::startStream(bool audioIsRunning)
     else
         streams.replace(next);
     if (rateIsSupported)
-        link.attach(next);
+        link.attach(PlayerPort(next));
     return static_cast<int>(next->latencySamples);
 }
 

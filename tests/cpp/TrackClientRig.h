@@ -24,7 +24,7 @@ struct Rig
 
     Rig()
     {
-        client.open(kRate, 10);
+        client.open(kRate, 10, false);
         advance(0);
     }
     /// Lets time pass in steps of a millisecond, and keeps what is sent.

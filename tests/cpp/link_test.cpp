@@ -50,7 +50,7 @@ struct Track
     {
         transport.offline = offline;
         transport.hasPosition = transport.playing = true;
-        link.attach(stream);
+        link.attach(PlayerPort(stream));
     }
 
     void play(int blocks, int size = 500)
@@ -250,7 +250,7 @@ TEST_CASE("an endpoint and a stream that come together are one beginning")
     EpochNumbers epochs;
     EngineLink link("tcp://127.0.0.1:9", "test", Config());
     link.setEndpoint(endpoint);
-    link.attach(std::make_shared<Stream>(kRate, kLatencyFrames, epochs, telemetry));
+    link.attach(PlayerPort(std::make_shared<Stream>(kRate, kLatencyFrames, epochs, telemetry)));
     REQUIRE(eventually([&] { return link.status().state == LinkState::ready; }));
     std::this_thread::sleep_for(100ms);
     CHECK(engine.hellos == 1);
