@@ -12,6 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import logging
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,12 @@ Model = Annotated[
     ),
 ]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
+Loras = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder of LoRA files; may be repeated. The user's own, and the engine's, are always looked through."
+    ),
+]
 FILE_COLUMNS = 170
 """Width of tables where no terminal says how wide it is."""
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -67,6 +74,7 @@ def serve(
     model: Model = "embedded",
     endpoint: Annotated[str, typer.Option(help="Loopback address to listen on.")] = DEFAULT_ENDPOINT,
     depth: Depth = 4,
+    loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
@@ -76,7 +84,7 @@ def serve(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    server = Server(load_engine(model, depth), endpoint)
+    server = Server(load_engine(model, depth, loras or []), endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     checkpoint = server.checkpoint
@@ -92,44 +100,40 @@ def render(
     out: Annotated[Path, typer.Option(help="WAV to write, 32-bit float; a receipt is written beside it.")],
     lane: Annotated[list[str] | None, typer.Option(help="NAME=VALUE or NAME=FILE.csv; may be repeated.")] = None,
     prompt: Annotated[str, typer.Option(help="What the music should become.")] = "",
+    prompt_b: Annotated[str, typer.Option(help="Prompt B, towards which lane prompt_blend goes.")] = "",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     steps: Annotated[int, typer.Option(min=0, max=50, help="Denoising steps; 0 is the checkpoint's own number.")] = 0,
     solver: Annotated[str, typer.Option(help="ode or sde.")] = "ode",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="LoRA by name or content hash; up to four, whose strengths are lanes lora_1 to lora_4."),
+    ] = None,
+    loras: Loras = None,
+    timbre: Annotated[Path | None, typer.Option(help="Audio whose sound the music should have (lane timbre).")] = None,
+    structure: Annotated[Path | None, typer.Option(help="Audio whose structure replaces the source's.")] = None,
+    bpm: Annotated[int, typer.Option(min=0, max=400, help="Tempo told to the model; 0 tells none.")] = 0,
+    meter: Annotated[int, typer.Option(min=0, max=16, help="Beats of a bar told to the model; 0 tells none.")] = 0,
     model: Model = "embedded",
     depth: Depth = 4,
 ) -> None:
     """Bounce a file, with the same bits as through the plugin."""
-    from engine_server.files import check_folder, read_audio, write_audio, write_json
-    from engine_server.progress import bounce_progress
-    from engine_server.tracks.curves import build_table, parse_lane
-    from engine_server.tracks.receipt import write_receipt
-    from engine_server.tracks.render import render as bounce
-    from shared_protocol.messages import make_config
-    from shared_protocol.timebase import frames_to_cover
+    from engine_server.bounce import Job, run_bounce
 
-    if solver not in ("ode", "sde"):
-        raise DemonError("E_FIELD", f"solver is {solver!r}; it must be ode or sde")
-    check_folder(out)
-    audio, rate = read_audio(source)
-    frames = frames_to_cover(audio.shape[1], rate)
-    curves = build_table(dict(parse_lane(text, frames) for text in lane or []), frames)
-    config = make_config(prompt=prompt, seed=seed, steps=steps, solver=solver)  # type: ignore[arg-type]
-    engine = load_engine(model, depth)
-    with bounce_progress(console, frames, engine_hop(engine)) as on_window:
-        result = bounce(engine, audio, rate, curves, config, on_window=on_window)
-    write_audio(out, result, rate)
-    receipt = write_receipt(
-        checkpoint=engine.checkpoint.name,
-        checkpoint_hash=engine.checkpoint.content_hash,
-        backend=engine.backend,
-        rate=rate,
-        config=config,
-        source=audio,
-        curves=curves,
-        result=result,
+    job = Job(
+        source=source,
+        lanes=tuple(lane or ()),
+        prompt=prompt,
+        prompt_b=prompt_b,
+        seed=seed,
+        steps=steps,
+        solver=solver,
+        loras=tuple(lora or ()),
+        timbre=timbre,
+        structure=structure,
+        bpm=bpm,
+        meter=meter,
     )
-    write_json(out.with_suffix(".receipt.json"), receipt)
-    console.print(f"{out}  {audio.shape[1] / rate:.1f} s  result {receipt.result_sha256[:16]}")
+    run_bounce(job, out, lambda: load_engine(model, depth, loras or []), console)
 
 
 @app.command(name="eval")
@@ -180,7 +184,7 @@ def evaluate(
         raise typer.Exit(EXIT_INTERRUPTED) from stop
 
 
-def load_engine(model: str, depth: int) -> Engine:
+def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
     """Import torch, load the checkpoint and make the engine, saying so meanwhile."""
     with console.status(f"loading {model}"):
         from diffusers.utils import logging as diffusers_logging
@@ -188,16 +192,15 @@ def load_engine(model: str, depth: int) -> Engine:
 
         from engine_server.model.checkpoint import load_checkpoint
         from engine_server.tracks.engine import Engine
+        from engine_server.tracks.lora_catalogue import user_folder
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
-        return Engine(load_checkpoint(model, device="cpu"), depth=depth)
-
-
-def engine_hop(engine: Engine) -> int:
-    """Frames of a hop, to count hops for the user."""
-    return engine.checkpoint.settings.geometry.hop
+        for folder in loras:
+            if not folder.is_dir():
+                raise DemonError("E_LORA_FILE", f"there is no folder {folder}")
+        return Engine(load_checkpoint(model, device="cpu"), depth=depth, loras=[user_folder(), *loras])
 
 
 if __name__ == "__main__":

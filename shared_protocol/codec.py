@@ -33,7 +33,7 @@ EDIT_COLUMNS = 4
 class Packet(NamedTuple):
     """A header and its payloads.
 
-    audio: `[2, samples]` of `Feed`, `Window` and `Reference`. lanes: `[frames, lanes]`, of `Feed`. edits: `[count, 4]`, of `Edit`.
+    audio: `[2, samples]` of `Feed`, `Window` and `Reference`. lanes: `[frames, lanes]`, of `Feed`. edits: `[count, 4]` of `Edit`.
     """
 
     header: m.Message

@@ -133,9 +133,9 @@ class Checkpoint:
     silence: Tensor
     """The codec's latent of digital silence, `[C]`."""
 
-    def condition(self, prompt: str) -> Condition:
-        """The encoded and padded prompt, `[1, L, E]`; recent prompts are remembered."""
-        return self.conditioner.encode_padded(prompt)
+    def condition(self, prompt: str, **details: Any) -> Condition:
+        """The encoded and padded prompt, `[1, L, E]`, with details as for `Conditioner.encode`; recent ones are remembered."""
+        return self.conditioner.encode_padded(prompt, **details)
 
     def context(self, source: Tensor) -> Tensor:
         """The decoder's context of a cover, `[T, 2C]`, from source latents `[T, C]`."""

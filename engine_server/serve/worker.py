@@ -10,12 +10,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine_server import __version__
 from engine_server.tracks.engine import Engine
-from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.lanes import lane_costs
 from engine_server.tracks.track import AudioWindow, Track
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
@@ -105,8 +105,13 @@ class Worker:
             raise DemonError("E_UNKNOWN_TRACK", "say hello first")
         match header:
             case m.Configure(revision, config):
-                track.config = config
+                missing = track.sound.configure(config)
                 self._emit(Event(track_id, m.Configured(revision)))
+                self._tell_missing(track_id, missing)
+            case m.Reference(digest):
+                assert packet.audio is not None
+                if track.sound.references.add(header, packet.audio):
+                    self._emit(Event(track_id, m.Referenced(digest)))
             case m.Begin(epoch, kind, start, feed_from, deliver_from, offline):
                 if kind != "stream":
                     raise DemonError("E_FIELD", f"kind is {kind!r}; a stream takes stream")
@@ -135,7 +140,9 @@ class Worker:
             latency=hello.latency,
             lanes=hello.lanes,
             config=hello.config,
+            loras=self._engine.loras,
         )
+        names = self._engine.loras.names()
         self._engine.tracks[track_id] = track
         self._emit(
             Event(
@@ -146,18 +153,23 @@ class Worker:
                     checkpoint=checkpoint.name,
                     checkpoint_hash=checkpoint.content_hash,
                     backend=self._engine.backend,
-                    lanes=list(ACTED_LANES),
-                    costs=["free"] * len(ACTED_LANES),
+                    lanes=list(track.acted_lanes),
+                    costs=lane_costs(track.acted_lanes, live=hello.mode == "loop", backend=self._engine.backend),
                     minimum_latency=track.geometry.minimum_latency,
                     retain=track.geometry.retain,
                     steps=checkpoint.settings.steps,
                     depth=self._engine.depth,
-                    clip_limit=0,
-                    loras=[],
-                    lora_names=[],
+                    clip_limit=track.clip_limit,
+                    loras=list(names),
+                    lora_names=list(names.values()),
                 ),
             )
         )
+        self._tell_missing(track_id, track.sound.missing())
+
+    def _tell_missing(self, track_id: str, errors: Sequence[DemonError]) -> None:
+        for error in errors:
+            self._fail(track_id, error, 0)
 
     def _step(self) -> None:
         result = self._engine.step()

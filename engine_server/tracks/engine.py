@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from engine_server.diffusion.ring import DEFAULT_BATCH, Completion, Ring
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.track import AudioWindow, HopId, Track
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
@@ -42,9 +44,15 @@ class Engine:
     """Tracks share rings: one ring for each window length and condition length. One thread at a time."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, depth: int = DEFAULT_DEPTH, clock: Callable[[], float] = time.monotonic
+        self,
+        checkpoint: Checkpoint,
+        *,
+        depth: int = DEFAULT_DEPTH,
+        clock: Callable[[], float] = time.monotonic,
+        loras: Sequence[Path] = (),
     ) -> None:
         self.checkpoint = checkpoint
+        self.loras = LoraCatalogue(checkpoint, loras)
         self.tracks: dict[str, Track] = {}
         self.depth = depth
         self._clock = clock
@@ -69,7 +77,9 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return any(ring.busy for ring in self._rings.values()) or any(t.next_hop() for t in self.tracks.values())
+        return any(ring.busy for ring in self._rings.values()) or any(
+            track.next_hop() or track.sound.references.is_encoding() for track in self.tracks.values()
+        )
 
     def progress(self) -> list[HopProgress]:
         """Every hop in flight, then every hop that waits for a slot (with no step done)."""
@@ -86,6 +96,8 @@ class Engine:
         What cannot be prepared, computed or decoded fails alone: its epoch is dropped and reported.
         """
         result = StepResult()
+        for track in self.tracks.values():
+            track.sound.references.encode_some()
         self._admit(result)
         for ring in self._rings.values():
             for completion in self._tick(ring, result):
@@ -120,7 +132,7 @@ class Engine:
 
     def _fill(self, track: Track, hop: HopId) -> None:
         """Put a hop into its ring, if there is a slot for it now."""
-        ring = self._ring_for(track)
+        ring = self._ring_for(track.ring_key(hop))
         if ring.has_free_slot():
             ring.admit(track.take(hop))
 
@@ -143,15 +155,14 @@ class Engine:
             self._deadlines[hop] = self._clock() + slack
         return track.is_offline(hop), self._deadlines[hop]
 
-    def _ring_for(self, track: Track) -> Ring:
-        tokens = track.condition().mask.shape[1]
-        key = (track.geometry.window_frames, tokens)
+    def _ring_for(self, key: tuple[int, int]) -> Ring:
+        """The ring of a window length and a condition length."""
         if key not in self._rings:
             shape = RingShape(
                 depth=self.depth,
-                frames=track.geometry.window_frames,
+                frames=key[0],
                 channels=self.checkpoint.codec.latent_channels,
-                tokens=tokens,
+                tokens=key[1],
                 width=self.checkpoint.condition_width,
             )
             self._rings[key] = Ring(self.checkpoint.decoder, shape, device=self.checkpoint.placement.device)

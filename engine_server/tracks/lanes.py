@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,32 @@ from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.request import LatentMask
 from engine_server.diffusion.schedule import start_level
 from shared_protocol.lanes import load_lanes
+from shared_protocol.messages import Cost
 
 LaneValues = Callable[[str], NDArray[np.float32]]
 """A lane's values over a window, `[T]`, by its id."""
 
+LORA_LANES = ("lora_1", "lora_2", "lora_3", "lora_4")
 _GAINS = tuple(lane for lane in load_lanes() if lane.startswith("gain_"))
 ACTED_LANES = (
-    "denoise", "velocity_scale", "source_blend", "ode_noise", "initial_noise", "shift", "structure",
+    "denoise", "velocity_scale", "source_blend", "ode_noise", "initial_noise", "shift", "prompt_blend", "structure", "timbre",
     "guidance", "apg_momentum", "cfg_rescale", "x0_target", "x0_target_gate", "x0_target_strength", "mask",
     "dcw_scaler", "dcw_high_scaler", "dcw_mult_blend", "dcw_mag_phase", "dcw_soft_thresh",
-    *_GAINS,
+    *_GAINS, *LORA_LANES,
 )  # fmt: skip
-"""Lanes that the engine acts on today; the others are declared in the table and greyed out by the client."""
+"""Lanes that the engine acts on in a stream; the others are declared in the table and greyed out by the client."""
+CLIP_LANES = (*ACTED_LANES, "feedback", "feedback_depth")
+"""Lanes that it acts on in loops and commits."""
+
+
+def lane_costs(lanes: Sequence[str], *, live: bool, backend: str) -> list[Cost]:
+    """What a change of each lane costs before it is heard.
+
+    live: the lanes act on what is in flight. A backend that cannot branch beside its weights writes them anew for a LoRA; one
+    that can encodes the conditions in flight again, which a hop that begins does anyway.
+    """
+    lora: Cost = "refit" if backend.startswith("tensorrt") else "encode" if live else "free"
+    return [lora if lane in LORA_LANES else "free" for lane in lanes]
 
 
 def slot_fields(lane: LaneValues, source: Tensor, hop_frame: int, *, steps: int, own_shift: float) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from engine_server.tracks.curves import CurveTable
 from engine_server.tracks.engine import Engine
+from engine_server.tracks.references import reference_hash
+from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.track import Track
 from shared_protocol.codec import CHANNELS, Floats
 from shared_protocol.messages import Config
@@ -27,14 +29,25 @@ def render(
     curves: CurveTable,
     config: Config,
     *,
+    references: Sequence[tuple[Floats, int]] = (),
     on_window: Callable[[int, int], None] = lambda done, total: None,
 ) -> Floats:
     """`source` `[2, N]` at `rate`, transformed: `[2, N]` float32, bit-identical to a bounce through the plugin.
 
-    on_window gets (frames finished, frames in all) after every window. After its end the source goes on as silence, as hosts
-    deliver it while they flush the latency. Raises DemonError, and whatever the engine failed with.
+    references: audio `[2, N]` and rate of what the configuration names by `reference_hash`. on_window gets (frames finished,
+    frames in all) after every window. After its end the source goes on as silence, as hosts deliver it while they flush the
+    latency. Raises DemonError, and whatever the engine failed with.
     """
-    track = Track(TRACK, engine.checkpoint, rate=rate, latency=LATENCY_FRAMES, lanes=curves.lanes, config=config)
+    track = Track(
+        TRACK,
+        engine.checkpoint,
+        rate=rate,
+        latency=LATENCY_FRAMES,
+        lanes=curves.lanes,
+        config=config,
+        loras=engine.loras,
+    )
+    prepare(track.sound, references)
     track.begin(EPOCH, start=0, feed_from=0, deliver_from=0, offline=True)
     geometry, size = track.geometry, samples_per_frame(rate)
     total = frames_to_cover(source.shape[1], rate)
@@ -61,6 +74,16 @@ def render(
     finally:
         engine.remove(TRACK)
     return result[:, : source.shape[1]]
+
+
+def prepare(sound: TrackSound, references: Sequence[tuple[Floats, int]]) -> None:
+    """Give a track the references that its configuration names. Raises DemonError for what is missing."""
+    for audio, rate in references:
+        sound.references.put(reference_hash(audio, rate), audio, rate)
+    if missing := sound.missing():
+        raise missing[0]
+    while sound.references.is_encoding():
+        sound.references.encode_some()
 
 
 def _frame(source: Floats, frame: int, size: int) -> Floats:

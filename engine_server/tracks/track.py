@@ -14,9 +14,12 @@ from engine_server.diffusion.noise import PositionNoise
 from engine_server.diffusion.request import ConditionEntry, SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
+from engine_server.model.windows import Span
 from engine_server.tracks.geometry import WindowGeometry
-from engine_server.tracks.lanes import slot_fields
+from engine_server.tracks.lanes import ACTED_LANES, LORA_LANES, slot_fields
+from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.resample import margin
+from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
 from shared_protocol.codec import Floats
@@ -84,8 +87,19 @@ class _Epoch:
 class Track:
     """See the module. One thread at a time; raises DemonError for what a client did wrong."""
 
+    acted_lanes = ACTED_LANES
+    clip_limit = 0
+
     def __init__(
-        self, track_id: str, checkpoint: Checkpoint, *, rate: int, latency: int, lanes: Sequence[str], config: Config
+        self,
+        track_id: str,
+        checkpoint: Checkpoint,
+        *,
+        rate: int,
+        latency: int,
+        lanes: Sequence[str],
+        config: Config,
+        loras: LoraCatalogue | None = None,
     ) -> None:
         self.id = track_id
         self.geometry = track_geometry(checkpoint, rate)
@@ -95,10 +109,10 @@ class Track:
                 f"the latency is {latency} frames; this model needs at least {self.geometry.minimum_latency}",
             )
         self.latency = latency
-        self.config = config
+        self.sound = TrackSound(checkpoint, loras or LoraCatalogue(checkpoint), config)
         self._checkpoint = checkpoint
         self._rate = rate
-        self._lanes = tuple(lanes)
+        self.lanes = tuple(lanes)
         self._epochs: dict[int, _Epoch] = {}
         self._finished: set[int] = set()
         self.newest_epoch = 0
@@ -108,7 +122,7 @@ class Track:
     @property
     def steps(self) -> int:
         """Denoising steps of a hop."""
-        return self.config.steps or self._checkpoint.settings.steps
+        return self.sound.steps
 
     def begin(self, epoch: int, *, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
@@ -117,7 +131,7 @@ class Track:
         if len(self._epochs) >= MAX_EPOCHS:
             raise DemonError("E_LIMIT", f"more than {MAX_EPOCHS} epochs are unfinished")
         timeline = Timeline(
-            self._checkpoint, self.geometry, rate=self._rate, lanes=self._lanes, start_sample=start, feed_from=feed_from
+            self._checkpoint, self.geometry, rate=self._rate, lanes=self.lanes, start_sample=start, feed_from=feed_from
         )
         if deliver_from < timeline.start:
             raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {timeline.start}")
@@ -168,7 +182,9 @@ class Track:
         return epoch in self._epochs
 
     def next_hop(self) -> HopId | None:
-        """The next hop whose input is complete, oldest epoch first; None if the track waits for input."""
+        """The next hop whose input is complete, oldest epoch first; None if the track waits for input or references."""
+        if not self.sound.is_ready():
+            return None
         for epoch, run in self._epochs.items():
             end = run.timeline.end
             if end is not None and self.geometry.audio_span(run.next_hop - 1).stop >= end:
@@ -181,26 +197,27 @@ class Track:
         """Whether a hop belongs to a bounce."""
         return self._epochs[hop.epoch].offline
 
-    def condition(self) -> Condition:
-        """The encoded prompt, `[1, L, E]`."""
-        return self._checkpoint.condition(self.config.prompt)
+    def ring_key(self, hop: HopId) -> tuple[int, int]:
+        """Frames and condition tokens of a hop's request: it shares a ring with those of the same sizes."""
+        return self.geometry.window_frames, self._condition(hop).mask.shape[1]
 
     def take(self, hop: HopId) -> SlotRequest:
         """The slot request of `next_hop()`, which then moves on."""
         run = self._epochs[hop.epoch]
         window = self.geometry.window_span(hop.hop)
         source = run.timeline.source(window)
-        condition = self.condition()
-        null = self._checkpoint.conditioner.null(condition)
+        condition = self._condition(hop)
+        null = self.sound.null(condition)
         lane = cache(lambda name: run.timeline.lane(name, window))
         request = SlotRequest(
             request_id=hop,
-            noise=PositionNoise(self.config.seed, window.first),
+            noise=PositionNoise(self.sound.config.seed, window.first),
             source=source,
-            context=self._context(source, float(lane("structure")[self.geometry.past])),
+            context=self.sound.context(source, float(lane("structure")[self.geometry.past]), window),
             conditions=[ConditionEntry(condition.states[0], condition.mask[0])],
             negatives=[ConditionEntry(null.states[0], null.mask[0])],
-            solver=self.config.solver,
+            solver=self.sound.config.solver,
+            adapters=self.sound.adapters(tuple(float(lane(name)[self.geometry.past]) for name in LORA_LANES)),
             origin_frame=window.first,
             **slot_fields(
                 lane,
@@ -237,13 +254,11 @@ class Track:
         self._close_finished()
         return windows
 
-    def _context(self, source: torch.Tensor, structure: float) -> torch.Tensor:
-        """`[T, 2C]`: the source's structure, faded towards the silence latent, and the mask of ones."""
-        context = self._checkpoint.context(source)
-        silence = self._checkpoint.silence
-        channels = silence.shape[0]
-        faded = structure * context[:, :channels] + (1.0 - structure) * silence
-        return torch.cat([faded, context[:, channels:]], dim=-1)
+    def _condition(self, hop: HopId) -> Condition:
+        """The condition `[1, L, E]` of a hop: lanes of hop resolution are read at its first frame."""
+        timeline, first = self._epochs[hop.epoch].timeline, self.geometry.hop_span(hop.hop).first
+        blend, timbre = (float(timeline.lane(name, Span(first, first + 1))[0]) for name in ("prompt_blend", "timbre"))
+        return self.sound.condition(blend, timbre)
 
     def _epoch(self, epoch: int) -> _Epoch:
         if epoch not in self._epochs:

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`demon render`: from files and options to audio and its receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine_server.files import check_folder, read_audio, write_audio, write_json
+from engine_server.progress import bounce_progress
+from shared_protocol.codec import Floats
+from shared_protocol.errors import DemonError
+from shared_protocol.messages import LORA_SLOTS, MAX_REFERENCE_SAMPLES, Config, make_config
+from shared_protocol.timebase import frames_to_cover
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from engine_server.tracks.engine import Engine
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to bounce, as the command line says it."""
+
+    source: Path
+    lanes: tuple[str, ...]
+    prompt: str
+    prompt_b: str
+    seed: int
+    steps: int
+    solver: str
+    loras: tuple[str, ...]
+    timbre: Path | None
+    structure: Path | None
+    bpm: int
+    meter: int
+
+
+def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console) -> None:
+    """Write `out` and its receipt. What is wrong with files and options is said before the model is loaded.
+
+    Raises DemonError, see the functions that read, and `E_FIELD` for options out of range.
+    """
+    from engine_server.tracks.curves import build_table, parse_lane
+    from engine_server.tracks.receipt import write_receipt
+    from engine_server.tracks.references import reference_hash
+    from engine_server.tracks.render import render
+
+    if job.solver not in ("ode", "sde"):
+        raise DemonError("E_FIELD", f"solver is {job.solver!r}; it must be ode or sde")
+    if len(job.loras) > LORA_SLOTS:
+        raise DemonError("E_FIELD", f"{len(job.loras)} LoRAs are given; up to {LORA_SLOTS} are taken")
+    check_folder(out)
+    audio, rate = read_audio(job.source)
+    timbre, structure = (None if path is None else _read_reference(path) for path in (job.timbre, job.structure))
+    frames = frames_to_cover(audio.shape[1], rate)
+    curves = build_table(dict(parse_lane(text, frames) for text in job.lanes), frames)
+    engine = load()
+    config: Config = make_config(
+        job.prompt,
+        job.seed,
+        job.steps,
+        job.solver,  # type: ignore[arg-type]
+        prompt_b=job.prompt_b,
+        loras=[engine.loras.find(name) for name in job.loras],
+        timbre="" if timbre is None else reference_hash(*timbre),
+        structure="" if structure is None else reference_hash(*structure),
+        bpm=job.bpm,
+        meter=job.meter,
+    )
+    references = [reference for reference in (timbre, structure) if reference is not None]
+    with bounce_progress(console, frames, engine.checkpoint.settings.geometry.hop) as on_window:
+        result = render(engine, audio, rate, curves, config, references=references, on_window=on_window)
+    write_audio(out, result, rate)
+    receipt = write_receipt(
+        checkpoint=engine.checkpoint.name,
+        checkpoint_hash=engine.checkpoint.content_hash,
+        backend=engine.backend,
+        rate=rate,
+        config=config,
+        source=audio,
+        curves=curves,
+        result=result,
+    )
+    write_json(out.with_suffix(".receipt.json"), receipt)
+    console.print(f"{out}  {audio.shape[1] / rate:.1f} s  result {receipt.result_sha256[:16]}")
+
+
+def _read_reference(path: Path) -> tuple[Floats, int]:
+    audio, rate = read_audio(path)
+    if audio.shape[1] > MAX_REFERENCE_SAMPLES:
+        raise DemonError(
+            "E_FIELD", f"{path} has {audio.shape[1]} samples; a reference has {MAX_REFERENCE_SAMPLES} at most"
+        )
+    return audio, rate
