@@ -18,7 +18,7 @@ test: plugin test-cpp test-python ## the whole suite
 test-cpp: plugin
 	ctest --test-dir $(BUILD) --output-on-failure
 
-test-python: plugin
+test-python: plugin $(VENV)/.hosts-ready
 	$(PY) -m pytest
 
 plugin: $(VENV)/.ready $(BUILD)/build.ninja ## build the VST3: build/DEMON.vst3
@@ -51,6 +51,13 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
 	$(PY) -m pip install --quiet --no-deps basic-pitch==0.4.0 # only its ONNX file is used; it would pull in TensorFlow
+	touch $@
+
+# What only the tests need: a DAW, and a display for editors.
+HOST_PACKAGES = ardour xvfb
+
+$(VENV)/.hosts-ready: $(VENV)/.ready
+	scripts/debian-packages $(HOST_PACKAGES)
 	touch $@
 
 golden: $(VENV)/.ready ## run reference vectors; DIR=folder
