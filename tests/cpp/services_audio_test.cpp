@@ -76,9 +76,9 @@ TEST_CASE("what is written as WAV is read with the same bits, and equal audio gi
     const AudioClip clip = readGood(folder / "new folder/a.wav");
     CHECK(clip.rate == 44100);
     CHECK(clip.samples == 50'001);
-    CHECK(clip.audio == audio);
+    CHECK((clip.audio == audio));
     CHECK(clip.note.empty());
-    CHECK(readWholeFile(folder / "new folder/a.wav") == readWholeFile(folder / "new folder/b.wav"));
+    CHECK((readWholeFile(folder / "new folder/a.wav") == readWholeFile(folder / "new folder/b.wav")));
     for (const auto& entry : std::filesystem::directory_iterator(folder / "new folder"))
         CHECK(entry.path().extension() == ".wav"); // no part is left
 }
@@ -177,7 +177,7 @@ TEST_CASE("headers that lie about channels, rate and size are refused or outlive
     readBad(folder.write("mad rate.wav", altered(format + 4, {0xFF, 0xFF, 0xFF, 0x7F})));
     const auto huge = readAudioFile(folder.write("huge.wav", altered(data + 4, {0xF8, 0xFF, 0xFF, 0x7F})));
     REQUIRE(!hasFailed(huge));
-    CHECK(std::get<AudioClip>(huge).audio == audio);
+    CHECK((std::get<AudioClip>(huge).audio == audio));
 }
 
 TEST_CASE("a truncated file gives what it has")
@@ -285,9 +285,9 @@ TEST_CASE("resampling gives the same bits every time, and the clip itself at its
     clip.samples = 30'011;
     clip.audio = noise(clip.samples);
     const auto first = resampled(clip, 48000), second = resampled(clip, 48000);
-    CHECK(std::get<AudioClip>(first).audio == std::get<AudioClip>(second).audio);
+    CHECK((std::get<AudioClip>(first).audio == std::get<AudioClip>(second).audio));
     CHECK(std::get<AudioClip>(first).samples == resampledLength(30'011, 44100, 48000));
-    CHECK(std::get<AudioClip>(resampled(clip, 44100)).audio == clip.audio);
+    CHECK((std::get<AudioClip>(resampled(clip, 44100)).audio == clip.audio));
 }
 
 TEST_CASE("lengths at another rate are rounded to the nearest sample")
