@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 #include "demon/utf8.h"
 
@@ -33,6 +34,40 @@ const char* fromEnvironment(const char* name)
     const char* value = std::getenv(name);
     return value != nullptr && *value != '\0' ? value : nullptr;
 }
+
+void extrasToXml(juce::XmlElement& xml, const SoundExtras& extras)
+{
+    for (std::size_t i = 0; i < kLoraPlaces; ++i)
+        if (!extras.loras[i].isEmpty())
+        {
+            juce::XmlElement* lora = xml.createNewChildElement("LORA");
+            lora->setAttribute("place", static_cast<int>(i + 1));
+            lora->setAttribute("name", juce::String::fromUTF8(extras.loras[i].name.c_str()));
+            lora->setAttribute("hash", juce::String(extras.loras[i].hash));
+        }
+    for (const auto& [kind, choice] : {std::pair("timbre", &extras.timbre), std::pair("structure", &extras.structure)})
+        if (!choice->isEmpty())
+        {
+            juce::XmlElement* reference = xml.createNewChildElement("REFERENCE");
+            reference->setAttribute("kind", kind);
+            reference->setAttribute("name", juce::String::fromUTF8(choice->name.c_str()));
+            reference->setAttribute("hash", juce::String(choice->hash));
+        }
+}
+
+/// A state that has no such element has no LoRA and no reference.
+void extrasFromXml(const juce::XmlElement& xml, SoundExtras& extras)
+{
+    extras.loras = {};
+    extras.timbre = extras.structure = {};
+    for (const juce::XmlElement* lora : xml.getChildWithTagNameIterator("LORA"))
+        if (const int place = lora->getIntAttribute("place"); place >= 1 && place <= static_cast<int>(kLoraPlaces))
+            extras.loras[static_cast<std::size_t>(place - 1)] = {lora->getStringAttribute("name").toStdString(),
+                                                                 lora->getStringAttribute("hash").toStdString()};
+    for (const juce::XmlElement* reference : xml.getChildWithTagNameIterator("REFERENCE"))
+        (reference->getStringAttribute("kind") == "structure" ? extras.structure : extras.timbre) = {
+            reference->getStringAttribute("name").toStdString(), reference->getStringAttribute("hash").toStdString()};
+}
 } // namespace
 
 int Settings::latencyFrames() const { return static_cast<int>(std::lround(latencySeconds * kFramesPerSecond)); }
@@ -42,6 +77,7 @@ Settings Settings::sanitised() const
     constexpr double oneFrame = 1.0 / kFramesPerSecond, longest = 1.0 * kMaxLatencyFrames / kFramesPerSecond;
     Settings s = *this;
     s.config.prompt = cutText(s.config.prompt, kMaxPromptBytes);
+    s.extras.promptB = cutText(s.extras.promptB, kMaxPromptBytes);
     s.config.seed = std::clamp<std::int64_t>(s.config.seed, 0, 4294967295LL);
     s.config.steps = std::clamp<std::int64_t>(s.config.steps, 0, 50);
     s.config.solver = s.config.solver == "sde" ? "sde" : "ode";
@@ -77,6 +113,7 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
     auto xml = std::make_unique<juce::XmlElement>("DEMON");
     xml->setAttribute("version", kStateVersion);
     xml->setAttribute("prompt", juce::String::fromUTF8(settings.config.prompt.c_str()));
+    xml->setAttribute("prompt_b", juce::String::fromUTF8(settings.extras.promptB.c_str()));
     xml->setAttribute("seed", juce::String(settings.config.seed));
     xml->setAttribute("steps", static_cast<int>(settings.config.steps));
     xml->setAttribute("solver", juce::String(settings.config.solver));
@@ -91,6 +128,7 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
         lane->setAttribute("value", static_cast<double>(lanes[i].get()));
     }
     xml->createNewChildElement("BYPASS")->setAttribute("value", lanes.bypass().get() ? 1 : 0);
+    extrasToXml(*xml, settings.extras);
     return xml;
 }
 
@@ -103,6 +141,7 @@ bool state::fromXml(const juce::XmlElement& xml, Settings& settings, const LaneP
     { return xml.hasAttribute(name) ? xml.getStringAttribute(name).toStdString() : fallback; };
 
     settings.config.prompt = text("prompt", old.config.prompt);
+    settings.extras.promptB = text("prompt_b", old.extras.promptB);
     settings.config.seed =
         xml.hasAttribute("seed") ? xml.getStringAttribute("seed").getLargeIntValue() : old.config.seed;
     settings.config.steps = xml.getIntAttribute("steps", static_cast<int>(old.config.steps));
@@ -113,6 +152,7 @@ bool state::fromXml(const juce::XmlElement& xml, Settings& settings, const LaneP
                               ? LatePolicy::silence
                               : LatePolicy::dry;
     settings.timeoutSeconds = xml.getDoubleAttribute("timeout", old.timeoutSeconds);
+    extrasFromXml(xml, settings.extras);
     settings = settings.sanitised();
 
     for (const juce::XmlElement* lane : xml.getChildWithTagNameIterator("LANE"))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
+#include <array>
 #include <juce_audio_processors/juce_audio_processors.h>
 #include <memory>
 #include <string>
@@ -9,10 +10,41 @@
 
 namespace demon
 {
+inline constexpr std::size_t kLoraPlaces = 4;
+
+/// A LoRA as the user chose it. A preset may know only its name; the hash comes from the engine's catalogue.
+struct LoraChoice
+{
+    std::string name, hash;
+    bool operator==(const LoraChoice& o) const { return name == o.name && hash == o.hash; }
+    bool isEmpty() const { return name.empty() && hash.empty(); }
+};
+
+/// A reference clip: the hash of its audio, and the name of the file that it came from.
+struct ReferenceChoice
+{
+    std::string name, hash;
+    bool operator==(const ReferenceChoice& o) const { return name == o.name && hash == o.hash; }
+    bool isEmpty() const { return hash.empty(); }
+};
+
+/// What shapes the sound beside the configuration.
+struct SoundExtras
+{
+    std::string promptB;
+    std::array<LoraChoice, kLoraPlaces> loras; ///< for the lanes lora_1 to lora_4
+    ReferenceChoice timbre, structure;
+    bool operator==(const SoundExtras& o) const
+    {
+        return promptB == o.promptB && loras == o.loras && timbre == o.timbre && structure == o.structure;
+    }
+};
+
 /// Everything that shapes the sound and is not a parameter.
 struct Settings
 {
     Config config;
+    SoundExtras extras;
     double latencySeconds = 6.0; ///< rounded to whole frames of 1/25 s
     std::string endpoint = "tcp://127.0.0.1:47800";
     LatePolicy latePolicy = LatePolicy::dry;
@@ -25,8 +57,8 @@ struct Settings
 
     bool operator==(const Settings& o) const
     {
-        return config == o.config && latencySeconds == o.latencySeconds && endpoint == o.endpoint &&
-               latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds;
+        return config == o.config && extras == o.extras && latencySeconds == o.latencySeconds &&
+               endpoint == o.endpoint && latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds;
     }
 };
 
@@ -45,10 +77,12 @@ Settings overridden(const Settings& settings); ///< what to use in place of `set
 /// The saved state is one XML element, which JUCE stores as text behind a small header:
 ///
 ///   <DEMON version="1" prompt="strings" seed="7" steps="0" solver="ode" latency="6.0"
-///          endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0">
+///          prompt_b="" endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0">
 ///     <LANE id="denoise" value="0.6"/>
 ///     ...
 ///     <BYPASS value="0"/>
+///     <LORA place="1" name="choir" hash=""/>
+///     <REFERENCE kind="timbre" name="voice.wav" hash="..."/>
 ///   </DEMON>
 ///
 /// `latency` and `timeout` are seconds, `late` is dry or silence, `solver` ode or sde, lane values are plain values in
