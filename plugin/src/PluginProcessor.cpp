@@ -215,9 +215,22 @@ void PluginProcessor::getStateInformation(juce::MemoryBlock& block)
     copyXmlToBinary(*xml, block);
 }
 
+namespace
+{
+/// JUCE reads a text that was cut short as far as it goes; its header says how long the text was.
+bool isWhole(const void* data, int size)
+{
+    constexpr int header = 8;
+    if (size < header)
+        return false;
+    const auto length = juce::ByteOrder::littleEndianInt(static_cast<const char*>(data) + 4);
+    return length <= static_cast<juce::uint32>(size - header);
+}
+} // namespace
+
 void PluginProcessor::setStateInformation(const void* data, int size)
 {
-    const auto xml = getXmlFromBinary(data, size);
+    const auto xml = isWhole(data, size) ? getXmlFromBinary(data, size) : nullptr;
     Settings restored = settings();
     if (xml == nullptr || !state::fromXml(*xml, restored, parameters))
         return;
