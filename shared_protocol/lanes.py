@@ -25,6 +25,8 @@ class Lane(msgspec.Struct, frozen=True, rename={"propagation": "class", "minimum
     id: str
     name: str
     unit: str
+    display: Literal["plain", "percent", "factor", "decibel", "count"]
+    group: str
     minimum: float
     maximum: float
     default: float

@@ -162,6 +162,12 @@ void EngineLink::openClip(std::int32_t epoch, std::shared_ptr<const ClipAudio> s
     nextClips.push_back({epoch, std::move(source), std::make_shared<LaneTable>(std::move(lanes))});
 }
 
+void EngineLink::closeClip(std::int32_t epoch)
+{
+    const std::lock_guard lock(mutex);
+    nextClips.push_back({epoch, nullptr, nullptr});
+}
+
 ClipSource EngineLink::clip() const
 {
     const std::lock_guard lock(mutex);
@@ -291,7 +297,7 @@ void EngineLink::takeRequests(TrackClient& client, Socket& socket)
         client.reconnect();
     }
     for (const ClipSource& clip : clips)
-        client.openClip(clip);
+        clip.source != nullptr ? client.openClip(clip) : client.closeClip(clip.epoch);
 }
 
 /// Input from the audio thread, and everything that is due to the engine. True when frames have passed.

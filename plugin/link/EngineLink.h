@@ -38,6 +38,9 @@ public:
     /// Loop, as SPEC.md's epochs must increase: in the order of their numbers.
     void openClip(std::int32_t epoch, std::shared_ptr<const ClipAudio> source, LaneTable lanes);
 
+    /// Ends the epoch of a clip that the Loop never took.
+    void closeClip(std::int32_t epoch);
+
     /// The newest clip with a copy of its lanes as they are now; without a source when there is none. At most 20 ms
     /// old.
     ClipSource clip() const;
@@ -81,7 +84,7 @@ private:
     bool errorAcknowledged = false;
     Config wantedConfig;
     std::optional<PlayerPort> nextPlayer;
-    std::vector<ClipSource> nextClips;
+    std::vector<ClipSource> nextClips; ///< without a source: to be closed
     std::vector<std::shared_ptr<const ReferenceAudio>> knownReferences;
     LinkStatus published;
     ClipSource publishedClip;         ///< its lanes: a copy, for whoever asks

@@ -72,6 +72,8 @@ public:
     /// A clip that was not captured here: a dropped file's or a saved project's.
     void openClip(const ClipSource& clip);
 
+    void closeClip(std::int32_t epoch) { release(epoch); }
+
     /// A change of a loop's lanes, in order.
     void accept(const LaneEdit& edit);
 

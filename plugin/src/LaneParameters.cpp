@@ -3,6 +3,8 @@
 
 #include <memory>
 
+#include "LaneText.h"
+
 namespace demon
 {
 namespace
@@ -14,7 +16,12 @@ std::unique_ptr<juce::AudioParameterFloat> makeParameter(const LaneInfo& info)
     return std::make_unique<juce::AudioParameterFloat>(
         juce::ParameterID{info.id, kParameterVersion}, juce::String::fromUTF8(info.name),
         juce::NormalisableRange<float>(info.min, info.max, 0.0f, info.skew), info.defaultValue,
-        juce::AudioParameterFloatAttributes().withLabel(juce::String::fromUTF8(info.unit)));
+        juce::AudioParameterFloatAttributes()
+            .withLabel(laneText::unit(info))
+            .withStringFromValueFunction([&info](float value, int length)
+                                         { return laneText::digits(info, value).substring(0, length); })
+            .withValueFromStringFunction([&info](const juce::String& text)
+                                         { return laneText::value(info, text).value_or(info.defaultValue); }));
 }
 } // namespace
 

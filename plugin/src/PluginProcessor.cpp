@@ -21,6 +21,12 @@ PluginProcessor::PluginProcessor()
     applySettings(current);
 }
 
+SettingsAccess PluginProcessor::makeSettingsAccess()
+{
+    return {[this] { return settings(); }, [this](const Settings& wanted) { changeSettings(wanted); },
+            [this](const Settings& wanted) { applySettings(wanted); }};
+}
+
 bool PluginProcessor::isBusesLayoutSupported(const BusesLayout& layout) const
 {
     // A VST3 host may ask for the latency at the new rate before it activates the plugin (pedalboard and every other
@@ -101,10 +107,15 @@ Transport PluginProcessor::readTransport() const noexcept
     return transport;
 }
 
-void PluginProcessor::processBlock(juce::AudioBuffer<float>& buffer, juce::MidiBuffer&) { process(buffer, false); }
-
-void PluginProcessor::processBlockBypassed(juce::AudioBuffer<float>& buffer, juce::MidiBuffer&)
+void PluginProcessor::processBlock(juce::AudioBuffer<float>& buffer, juce::MidiBuffer& midi)
 {
+    edits.midi.collect(midi);
+    process(buffer, false);
+}
+
+void PluginProcessor::processBlockBypassed(juce::AudioBuffer<float>& buffer, juce::MidiBuffer& midi)
+{
+    edits.midi.collect(midi);
     process(buffer, true);
 }
 
@@ -162,8 +173,11 @@ Settings PluginProcessor::settings() const
 
 void PluginProcessor::changeSettings(const Settings& wanted)
 {
-    if (applySettings(wanted))
-        updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
+    const Settings before = settings();
+    if (!applySettings(wanted))
+        return;
+    edits.history.recordSettings(before, settings());
+    updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
 }
 
 /// A new latency starts a new stream. True when something has changed.
@@ -196,15 +210,21 @@ void PluginProcessor::acknowledgeErrors()
 
 void PluginProcessor::getStateInformation(juce::MemoryBlock& block)
 {
-    copyXmlToBinary(*state::toXml(settings(), parameters), block);
+    const auto xml = state::toXml(settings(), parameters);
+    xml->addChildElement(edits.toXml().release());
+    copyXmlToBinary(*xml, block);
 }
 
 void PluginProcessor::setStateInformation(const void* data, int size)
 {
     const auto xml = state::fromBytes(data, size);
     Settings restored = settings();
-    if (xml != nullptr && state::fromXml(*xml, restored, parameters))
-        applySettings(restored);
+    if (xml == nullptr || !state::fromXml(*xml, restored, parameters))
+        return;
+    applySettings(restored);
+    edits.history.requestClear();
+    if (const juce::XmlElement* part = xml->getChildByName("EDITING"))
+        edits.fromXml(*part);
 }
 
 juce::AudioProcessorEditor* PluginProcessor::createEditor() { return new PluginEditor(*this); }

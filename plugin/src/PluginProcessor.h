@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 
+#include "Editing.h"
 #include "LaneParameters.h"
 #include "PluginState.h"
 #include "core/Handover.h"
@@ -42,7 +43,7 @@ public:
     juce::AudioProcessorEditor* createEditor() override;
     bool hasEditor() const override { return true; }
     const juce::String getName() const override { return "DEMON"; }
-    bool acceptsMidi() const override { return false; }
+    bool acceptsMidi() const override { return true; } // for MIDI learn
     bool producesMidi() const override { return false; }
     int getNumPrograms() override { return 1; }
     int getCurrentProgram() override { return 0; }
@@ -54,6 +55,7 @@ public:
     Settings settings() const;                   ///< the user's own; the environment may win over them
     void changeSettings(const Settings& wanted); ///< by the user: the host is told that the project has changed
     std::string engineEndpoint() const { return link.endpoint(); }
+    Editing& editing() { return edits; } ///< message thread
     const LaneParameters& lanes() const { return parameters; }
     const Telemetry& telemetry() const { return numbers; }
     LinkStatus linkStatus() const { return link.status(); }
@@ -62,6 +64,7 @@ public:
     int longestBlock() const { return longest.load(std::memory_order_relaxed); } ///< samples, since prepareToPlay
 
 private:
+    SettingsAccess makeSettingsAccess();
     void announceLatency();
     int streamRate() const;
     int startStream(bool audioIsRunning);
@@ -85,6 +88,8 @@ private:
     std::atomic<std::int64_t> timeoutNanoseconds{0};
     std::atomic<int> longest{0};
     std::atomic<bool> rateIsSupported{true};
+
+    Editing edits{*this, parameters, makeSettingsAccess()};
 
     EngineLink link; ///< last: its thread ends before anything that it uses
 };

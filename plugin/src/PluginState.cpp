@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 #include "demon/utf8.h"
 
@@ -52,20 +53,6 @@ void migrateFrom1(juce::XmlElement& xml)
                                       {"checkpoint", ""},
                                       {"checkpoint_hash", ""}})
         xml.setAttribute(name, value);
-    for (int slot = 1; slot <= static_cast<int>(kLoraSlots); ++slot)
-    {
-        juce::XmlElement* lora = xml.createNewChildElement("LORA");
-        lora->setAttribute("slot", slot);
-        lora->setAttribute("hash", "");
-        lora->setAttribute("name", "");
-    }
-    for (const char* kind : {"timbre", "structure"})
-    {
-        juce::XmlElement* reference = xml.createNewChildElement("REFERENCE");
-        reference->setAttribute("kind", kind);
-        reference->setAttribute("hash", "");
-        reference->setAttribute("name", "");
-    }
 }
 
 const char* fromEnvironment(const char* name)
@@ -73,9 +60,43 @@ const char* fromEnvironment(const char* name)
     const char* value = std::getenv(name);
     return value != nullptr && *value != '\0' ? value : nullptr;
 }
+
+void extrasToXml(juce::XmlElement& xml, const SoundExtras& extras)
+{
+    for (std::size_t i = 0; i < kLoraPlaces; ++i)
+        if (!extras.loras[i].isEmpty())
+        {
+            juce::XmlElement* lora = xml.createNewChildElement("LORA");
+            lora->setAttribute("place", static_cast<int>(i + 1));
+            lora->setAttribute("name", juce::String::fromUTF8(extras.loras[i].name.c_str()));
+            lora->setAttribute("hash", juce::String(extras.loras[i].hash));
+        }
+    for (const auto& [kind, choice] : {std::pair("timbre", &extras.timbre), std::pair("structure", &extras.structure)})
+        if (!choice->isEmpty())
+        {
+            juce::XmlElement* reference = xml.createNewChildElement("REFERENCE");
+            reference->setAttribute("kind", kind);
+            reference->setAttribute("name", juce::String::fromUTF8(choice->name.c_str()));
+            reference->setAttribute("hash", juce::String(choice->hash));
+        }
+}
+
+/// A state that has no such element has no LoRA and no reference.
+void extrasFromXml(const juce::XmlElement& xml, SoundExtras& extras)
+{
+    extras.loras = {};
+    extras.timbre = extras.structure = {};
+    for (const juce::XmlElement* lora : xml.getChildWithTagNameIterator("LORA"))
+        if (const int place = lora->getIntAttribute("place"); place >= 1 && place <= static_cast<int>(kLoraPlaces))
+            extras.loras[static_cast<std::size_t>(place - 1)] = {lora->getStringAttribute("name").toStdString(),
+                                                                 lora->getStringAttribute("hash").toStdString()};
+    for (const juce::XmlElement* reference : xml.getChildWithTagNameIterator("REFERENCE"))
+        (reference->getStringAttribute("kind") == "structure" ? extras.structure : extras.timbre) = {
+            reference->getStringAttribute("name").toStdString(), reference->getStringAttribute("hash").toStdString()};
+}
 } // namespace
 
-Settings::Settings() { config.loras.resize(kLoraSlots); }
+Settings::Settings() { config.loras.resize(kLoraPlaces); }
 
 int Settings::latencyFrames() const { return static_cast<int>(std::lround(latencySeconds * kFramesPerSecond)); }
 
@@ -87,22 +108,23 @@ Settings Settings::sanitised() const
     s.config.seed = std::clamp<std::int64_t>(s.config.seed, 0, 4294967295LL);
     s.config.steps = std::clamp<std::int64_t>(s.config.steps, 0, 50);
     s.config.solver = s.config.solver == "sde" ? "sde" : "ode";
-    s.config.promptB = cutText(s.config.promptB, kMaxPromptBytes);
-    s.config.loras.resize(kLoraSlots);
-    for (std::string& hash : s.config.loras)
-        hash = hashOrNone(hash);
-    s.config.timbre = hashOrNone(s.config.timbre);
-    s.config.structure = hashOrNone(s.config.structure);
+    s.extras.promptB = cutText(s.extras.promptB, kMaxPromptBytes);
+    for (LoraChoice& lora : s.extras.loras)
+        lora = {cutText(lora.name, kMaxNameBytes), hashOrNone(lora.hash)};
+    for (ReferenceChoice* reference : {&s.extras.timbre, &s.extras.structure})
+        *reference = {cutText(reference->name, kMaxNameBytes), hashOrNone(reference->hash)};
+    s.config.promptB = s.extras.promptB;
+    s.config.loras.resize(kLoraPlaces);
+    for (std::size_t i = 0; i < kLoraPlaces; ++i)
+        s.config.loras[i] = s.extras.loras[i].hash;
+    s.config.timbre = s.extras.timbre.hash;
+    s.config.structure = s.extras.structure.hash;
     s.config.feedbackRounds = std::clamp<std::int64_t>(s.config.feedbackRounds, 1, 8);
     s.config.bpm = s.config.bpm == 0 ? 0 : std::clamp<std::int64_t>(s.config.bpm, 20, 400);
     s.config.meter = std::clamp<std::int64_t>(s.config.meter, 0, 16);
     s.matchGain = std::clamp(finiteOr(s.matchGain, 0.0), -kMaxMatchGain, kMaxMatchGain);
     s.checkpointHash = hashOrNone(s.checkpointHash);
     s.checkpoint = cutText(s.checkpoint, kMaxNameBytes);
-    for (std::string& name : s.loraNames)
-        name = cutText(name, kMaxNameBytes);
-    s.timbreName = cutText(s.timbreName, kMaxNameBytes);
-    s.structureName = cutText(s.structureName, kMaxNameBytes);
     s.latencySeconds = std::clamp(finiteOr(s.latencySeconds, Settings().latencySeconds), oneFrame, longest);
     s.timeoutSeconds = std::clamp(finiteOr(s.timeoutSeconds, Settings().timeoutSeconds), 0.0, 3600.0);
     return s;
@@ -136,7 +158,7 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
     xml->setAttribute("version", kVersion);
     xml->setAttribute("mode", settings.mode == PlayMode::loop ? "loop" : "stream");
     xml->setAttribute("prompt", juce::String::fromUTF8(settings.config.prompt.c_str()));
-    xml->setAttribute("prompt_b", juce::String::fromUTF8(settings.config.promptB.c_str()));
+    xml->setAttribute("prompt_b", juce::String::fromUTF8(settings.extras.promptB.c_str()));
     xml->setAttribute("seed", juce::String(settings.config.seed));
     xml->setAttribute("steps", static_cast<int>(settings.config.steps));
     xml->setAttribute("solver", juce::String(settings.config.solver));
@@ -154,23 +176,6 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
     xml->setAttribute("limiter_in_bounces", settings.limitsBounces ? 1 : 0);
     xml->setAttribute("checkpoint", juce::String::fromUTF8(settings.checkpoint.c_str()));
     xml->setAttribute("checkpoint_hash", juce::String(settings.checkpointHash));
-    for (std::size_t slot = 0; slot < kLoraSlots; ++slot)
-    {
-        juce::XmlElement* lora = xml->createNewChildElement("LORA");
-        lora->setAttribute("slot", static_cast<int>(slot) + 1);
-        lora->setAttribute("hash",
-                           juce::String(settings.config.loras.size() > slot ? settings.config.loras[slot] : ""));
-        lora->setAttribute("name", juce::String::fromUTF8(settings.loraNames[slot].c_str()));
-    }
-    const auto addReference = [&](const char* kind, const std::string& hash, const std::string& name)
-    {
-        juce::XmlElement* reference = xml->createNewChildElement("REFERENCE");
-        reference->setAttribute("kind", kind);
-        reference->setAttribute("hash", juce::String(hash));
-        reference->setAttribute("name", juce::String::fromUTF8(name.c_str()));
-    };
-    addReference("timbre", settings.config.timbre, settings.timbreName);
-    addReference("structure", settings.config.structure, settings.structureName);
     for (std::size_t i = 0; i < kLaneCount; ++i)
     {
         juce::XmlElement* lane = xml->createNewChildElement("LANE");
@@ -178,6 +183,7 @@ std::unique_ptr<juce::XmlElement> state::toXml(const Settings& settings, const L
         lane->setAttribute("value", static_cast<double>(lanes[i].get()));
     }
     xml->createNewChildElement("BYPASS")->setAttribute("value", lanes.bypass().get() ? 1 : 0);
+    extrasToXml(*xml, settings.extras);
     return xml;
 }
 
@@ -219,9 +225,8 @@ bool state::fromXml(const juce::XmlElement& saved, Settings& settings, const Lan
     const auto readBool = [&](const char* name, bool& into) { into = xml.getBoolAttribute(name, into); };
 
     Config& config = settings.config;
-    config.loras.resize(kLoraSlots);
     readText(xml, "prompt", config.prompt);
-    readText(xml, "prompt_b", config.promptB);
+    readText(xml, "prompt_b", settings.extras.promptB);
     readInteger("seed", config.seed);
     readInteger("steps", config.steps);
     readText(xml, "solver", config.solver);
@@ -242,18 +247,7 @@ bool state::fromXml(const juce::XmlElement& saved, Settings& settings, const Lan
     readBool("limiter_in_bounces", settings.limitsBounces);
     readText(xml, "checkpoint", settings.checkpoint);
     readText(xml, "checkpoint_hash", settings.checkpointHash);
-    for (const juce::XmlElement* lora : xml.getChildWithTagNameIterator("LORA"))
-        if (const int slot = lora->getIntAttribute("slot"); slot >= 1 && slot <= static_cast<int>(kLoraSlots))
-        {
-            readText(*lora, "hash", config.loras[static_cast<std::size_t>(slot) - 1]);
-            readText(*lora, "name", settings.loraNames[static_cast<std::size_t>(slot) - 1]);
-        }
-    for (const juce::XmlElement* reference : xml.getChildWithTagNameIterator("REFERENCE"))
-    {
-        const bool isTimbre = reference->getStringAttribute("kind") == "timbre";
-        readText(*reference, "hash", isTimbre ? config.timbre : config.structure);
-        readText(*reference, "name", isTimbre ? settings.timbreName : settings.structureName);
-    }
+    extrasFromXml(xml, settings.extras);
     settings = settings.sanitised();
 
     for (const juce::XmlElement* lane : xml.getChildWithTagNameIterator("LANE"))

@@ -16,23 +16,52 @@ enum class PlayMode
     loop    ///< a captured clip, regenerated while it plays
 };
 
+inline constexpr std::size_t kLoraPlaces = kLoraSlots;
+
+/// A LoRA as the user chose it. A preset may know only its name; the hash comes from the engine's catalogue.
+struct LoraChoice
+{
+    std::string name, hash;
+    bool operator==(const LoraChoice& o) const { return name == o.name && hash == o.hash; }
+    bool isEmpty() const { return name.empty() && hash.empty(); }
+};
+
+/// A reference clip: the hash of its audio, and the name of the file that it came from.
+struct ReferenceChoice
+{
+    std::string name, hash;
+    bool operator==(const ReferenceChoice& o) const { return name == o.name && hash == o.hash; }
+    bool isEmpty() const { return hash.empty(); }
+};
+
+/// What shapes the sound beside the configuration.
+struct SoundExtras
+{
+    std::string promptB;
+    std::array<LoraChoice, kLoraPlaces> loras; ///< for the lanes lora_1 to lora_4
+    ReferenceChoice timbre, structure;
+    bool operator==(const SoundExtras& o) const
+    {
+        return promptB == o.promptB && loras == o.loras && timbre == o.timbre && structure == o.structure;
+    }
+};
+
 /// Everything that shapes the sound and is neither a parameter nor audio.
 struct Settings
 {
-    Config config;
+    Config config; ///< promptB, loras, timbre and structure follow from the extras
+    SoundExtras extras;
     PlayMode mode = PlayMode::stream;
     double latencySeconds = 6.0; ///< rounded to whole frames of 1/25 s; of Stream
     bool cycles = false;         ///< in Loop: outside the clip its cycle goes on, in place of the dry signal
     std::string endpoint = "tcp://127.0.0.1:47800";
     LatePolicy latePolicy = LatePolicy::dry;
-    double timeoutSeconds = 20.0;                  ///< of a bounce that waits for the engine
-    bool matchesLoudness = false;                  ///< the wet signal is brought to the dry one's loudness ...
-    double matchGain = 0.0;                        ///< ... by so many decibels
-    bool limits = false;                           ///< the safety limiter, while playing ...
-    bool limitsBounces = false;                    ///< ... and in bounces too
-    std::string checkpoint, checkpointHash;        ///< of the engine that made the sound last
-    std::array<std::string, kLoraSlots> loraNames; ///< of config.loras, to name one that is missing
-    std::string timbreName, structureName;         ///< of the references' files
+    double timeoutSeconds = 20.0;           ///< of a bounce that waits for the engine
+    bool matchesLoudness = false;           ///< the wet signal is brought to the dry one's loudness ...
+    double matchGain = 0.0;                 ///< ... by so many decibels
+    bool limits = false;                    ///< the safety limiter, while playing ...
+    bool limitsBounces = false;             ///< ... and in bounces too
+    std::string checkpoint, checkpointHash; ///< of the engine that made the sound last
 
     Settings();
     int latencyFrames() const;
@@ -42,11 +71,11 @@ struct Settings
 
     bool operator==(const Settings& o) const
     {
-        return config == o.config && mode == o.mode && latencySeconds == o.latencySeconds && cycles == o.cycles &&
-               endpoint == o.endpoint && latePolicy == o.latePolicy && timeoutSeconds == o.timeoutSeconds &&
-               matchesLoudness == o.matchesLoudness && matchGain == o.matchGain && limits == o.limits &&
-               limitsBounces == o.limitsBounces && checkpoint == o.checkpoint && checkpointHash == o.checkpointHash &&
-               loraNames == o.loraNames && timbreName == o.timbreName && structureName == o.structureName;
+        return config == o.config && extras == o.extras && mode == o.mode && latencySeconds == o.latencySeconds &&
+               cycles == o.cycles && endpoint == o.endpoint && latePolicy == o.latePolicy &&
+               timeoutSeconds == o.timeoutSeconds && matchesLoudness == o.matchesLoudness && matchGain == o.matchGain &&
+               limits == o.limits && limitsBounces == o.limitsBounces && checkpoint == o.checkpoint &&
+               checkpointHash == o.checkpointHash;
     }
     bool operator!=(const Settings& o) const { return !(*this == o); }
 };
@@ -69,11 +98,13 @@ Settings overridden(const Settings& settings); ///< what to use in place of `set
 ///          bpm="0" meter="0" latency="6.0" cycles="0" endpoint="tcp://127.0.0.1:47800" late="dry" timeout="20.0"
 ///          match="0" match_gain="0.0" limiter="0" limiter_in_bounces="0" checkpoint="embedded"
 ///          checkpoint_hash="0c6a...">
-///     <LORA slot="1" hash="5f..." name="choir"/>
-///     <REFERENCE kind="timbre" hash="77..." name="voice.wav"/>
+///     <LORA place="1" name="choir" hash="5f..."/>
+///     <REFERENCE kind="timbre" name="voice.wav" hash="77..."/>
 ///     <LANE id="denoise" value="0.6"/>
 ///     ...
 ///     <BYPASS value="0"/>
+///     <LORA place="1" name="choir" hash=""/>
+///     <REFERENCE kind="timbre" name="voice.wav" hash="..."/>
 ///   </DEMON>
 ///
 /// `latency` and `timeout` are seconds, `late` is dry or silence, `solver` ode or sde, lane values are plain values in

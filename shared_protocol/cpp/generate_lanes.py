@@ -17,6 +17,7 @@ from typing import Any
 
 ENUMS = {
     "class": {"step": "LaneClass::step", "submission": "LaneClass::submission", "output": "LaneClass::output"},
+    "display": {word: f"Display::{word}" for word in ("plain", "percent", "factor", "decibel", "count")},
     "resolution": {"frame": "Resolution::frame", "hop": "Resolution::hop", "block": "Resolution::block"},
 }
 
@@ -34,6 +35,9 @@ enum class LaneClass {{ step, submission, output }};
 /// The grid on which a lane is read. \\see lanes.toml
 enum class Resolution {{ frame, hop, block }};
 
+/// How a value is written. \\see lanes.toml
+enum class Display {{ plain, percent, factor, decibel, count }};
+
 /// One row of lanes.toml. `min`, `max` and `defaultValue` are plain values in `unit`.
 struct LaneInfo
 {{
@@ -45,6 +49,8 @@ struct LaneInfo
     Resolution resolution;
     const char* actsOn;
     const char* help;
+    Display display;
+    const char* group;
 }};
 
 /// Every lane, in the order of the table, which is also the order of the plugin's parameters.
@@ -81,10 +87,11 @@ def real(value: float) -> str:
 def table_row(row: dict[str, Any]) -> str:
     numbers = ", ".join(real(row[field]) for field in ("min", "max", "default", "skew"))
     enums = ", ".join(ENUMS[field][row[field]] for field in ("class", "resolution"))
-    texts = {field: json.dumps(row[field], ensure_ascii=True) for field in ("id", "name", "unit", "acts_on", "help")}
+    texts = {field: json.dumps(row[field], ensure_ascii=True) for field in ("id", "name", "unit", "acts_on", "help", "group")}
     return (
         f"    {{{texts['id']}, {texts['name']}, {texts['unit']}, {numbers}, {enums},\n"
-        f"     {texts['acts_on']}, {texts['help']}}},"
+        f"     {texts['acts_on']}, {texts['help']},\n"
+        f"     {ENUMS['display'][row['display']]}, {texts['group']}}},"
     )
 
 
