@@ -86,6 +86,7 @@ public:
         if (!contains(frame))
             return;
         hasAny = true;
+        nextToGive = 0;
         Entry& entry = entries[indexOf(frame)];
         const std::int32_t oldTake = std::exchange(entry.newest.take, take);
         entry.newest.audio.swap(audio);

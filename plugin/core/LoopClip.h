@@ -80,6 +80,15 @@ public:
         return frame - floorDivide(frame - first, count) * count;
     }
 
+    enum class Request
+    {
+        none,
+        finish,
+        cancel
+    };
+    void ask(Request wanted) noexcept { request.store(wanted, std::memory_order_release); } ///< any thread
+    Request takeRequest() noexcept { return request.exchange(Request::none, std::memory_order_acq_rel); }
+
     /// Audio thread: it is not used any more.
     void leave() noexcept { hasLeft.store(true, std::memory_order_release); }
     bool isLeft() const noexcept { return hasLeft.load(std::memory_order_acquire); } ///< any thread
@@ -96,12 +105,13 @@ private:
     }
 
     bool hasAllFrames = false;
+    std::atomic<Request> request{Request::none};
     std::atomic<bool> hasLeft{false};
 };
 
 /// Hands clips to the audio thread, and keeps each until that thread has left it, so that it never frees one.
 ///
-/// Threads: offer and tidy belong to the owner, one call at a time; take to the audio thread and is wait-free.
+/// Threads: offer, request and tidy belong to the owner, one call at a time; take to the audio thread and is wait-free.
 class ClipExchange
 {
 public:
@@ -121,6 +131,13 @@ public:
     {
         kept.erase(std::remove_if(kept.begin(), kept.end(), [](const auto& clip) { return clip->isLeft(); }),
                    kept.end());
+    }
+
+    /// Asks the clip offered last, if the audio thread has not left it.
+    void request(LoopClip::Request wanted)
+    {
+        if (!kept.empty())
+            kept.back()->ask(wanted);
     }
 
     std::size_t held() const noexcept { return kept.size(); } ///< for the owner

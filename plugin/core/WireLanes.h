@@ -38,6 +38,15 @@ inline WireLaneValues wireLanesOf(const LaneValues& values) noexcept
     return wire;
 }
 
+/// Puts the engine's lanes into `values`.
+inline void setWireLanes(LaneValues& values, const WireLaneValues& wire) noexcept
+{
+    std::size_t column = 0;
+    for (std::size_t i = 0; i < kLaneCount; ++i)
+        if (isWireLane(kLanes[i]))
+            values[i] = wire[column++];
+}
+
 inline std::vector<std::string> wireLaneIds()
 {
     std::vector<std::string> ids;
