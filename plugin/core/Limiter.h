@@ -19,33 +19,32 @@ public:
     static constexpr float kReleaseSeconds = 0.05f;
 
     explicit Limiter(int samplesPerSecond)
-        : recovery(1.0f - std::exp(-1.0f / (kReleaseSeconds * static_cast<float>(samplesPerSecond))))
+        : release(std::exp(-1.0f / (kReleaseSeconds * static_cast<float>(samplesPerSecond))))
     {
     }
 
-    void reset() noexcept { gain = 1.0f; }
+    void reset() noexcept { reduction = 0.0f; }
 
     void process(std::array<float*, 2> audio, std::size_t count) noexcept
     {
         for (std::size_t i = 0; i < count; ++i)
         {
             const float peak = std::max(std::abs(audio[0][i]), std::abs(audio[1][i]));
-            gain += (1.0f - gain) * recovery;
-            if (gain > kAsGoodAsOne)
-                gain = 1.0f;
-            if (peak * gain > kCeiling)
-                gain = kCeiling / peak;
-            if (gain == 1.0f)
+            reduction = reduction < kNegligible ? 0.0f : reduction * release;
+            if (peak * (1.0f - reduction) > kCeiling)
+                reduction = 1.0f - kCeiling / peak;
+            if (reduction == 0.0f)
                 continue;
+            const float gain = 1.0f - reduction;
             for (float* channel : audio)
                 channel[i] = std::clamp(channel[i] * gain, -kCeiling, kCeiling); // rounding may lie above
         }
     }
 
 private:
-    static constexpr float kAsGoodAsOne = 0.99999f; // the step that is left is below -100 dB
+    static constexpr float kNegligible = 1e-5f; // the step that is left is below -100 dB
 
-    float recovery;
-    float gain = 1.0f;
+    float release;          ///< per sample
+    float reduction = 0.0f; ///< 1 less the gain: it comes close to 0 without rounding
 };
 } // namespace demon

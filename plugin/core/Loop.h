@@ -98,7 +98,7 @@ public:
     /// Message thread. A clip to capture into, to play, or nothing; see LoopClip. A given clip must be offered before
     /// the engine hears of it: frames of an unknown epoch are thrown away. Returns the clip that the audio thread will
     /// now never see, or null; if that one was given, its epoch is the caller's to end.
-    std::shared_ptr<LoopClip> offer(std::shared_ptr<LoopClip> newest) { return clips.offer(std::move(newest)); }
+    std::shared_ptr<LoopClip> offer(std::shared_ptr<LoopClip> clip) { return clips.offer(std::move(clip)); }
 
     /// Message thread, now and then: frees the clips that are out of use.
     void tidy() { clips.tidy(); }
@@ -159,6 +159,7 @@ public:
         if (resetRequested.exchange(false, std::memory_order_acq_rel))
             restart(waiter);
         receive(waiter);
+        obeyRequest(waiter);
         removeNonFinite(audio, count, telemetry);
         telemetry.meters.input.measure({audio[0], audio[1]}, static_cast<std::size_t>(count), static_cast<float>(rate));
         enterBlock(transport, count, controls, waiter);
@@ -175,6 +176,8 @@ public:
             counter += static_cast<std::int64_t>(run);
             done += run;
         }
+        NeverWait never;
+        sendWords(never);
         publishSigns();
     }
 
@@ -359,7 +362,6 @@ private:
         else if (!wasOffline)
             output.restart(); // a bounce does not depend on what sounded before it
         wasOffline = transport.offline;
-        obeyRequest(waiter);
         if (isArmed() && place.onTimeline && sendWords(waiter))
             beginCapture({place.sample, transport.offline, true}, controls, waiter);
         if (!place.onTimeline && isNextComplete() && bounceEpoch == 0)
