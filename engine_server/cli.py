@@ -9,9 +9,11 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+import contextlib
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -76,6 +78,10 @@ def serve(
     depth: Depth = 4,
     loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
+    until_stdin_closes: Annotated[
+        bool,
+        typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it."),
+    ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
     from engine_server.serve.server import Server, check_endpoint
@@ -84,6 +90,9 @@ def serve(
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    if until_stdin_closes:
+        threading.Thread(target=terminate_after_stdin, daemon=True).start()
+    print(f"loading {model}", file=sys.stderr, flush=True)
     server = Server(load_engine(model, depth, loras or []), endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
@@ -182,6 +191,14 @@ def evaluate(
             raise  # nothing was written, and that is what is said
         console.print(f"interrupted; {json_file} holds {', '.join(finished)}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
+
+
+def terminate_after_stdin() -> None:
+    """Wait until whoever holds the other end of standard input is gone, then stop this process as SIGTERM does."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
