@@ -135,9 +135,9 @@ private:
     std::vector<zmq::message_t> received;
 };
 
-EngineLink::EngineLink(std::string endpoint, std::string clientName, const Config& config)
+EngineLink::EngineLink(std::string endpoint, std::string clientName, const Config& config, RenderRecorder* renders)
     : probeLog(ProbeLog::fromEnvironment()), wantedEndpoint(std::move(endpoint)), wantedConfig(config),
-      name(std::move(clientName)), thread([this] { run(); })
+      name(std::move(clientName)), recorder(renders), thread([this] { run(); })
 {
 }
 
@@ -219,7 +219,7 @@ LinkStatus EngineLink::status() const
 void EngineLink::run()
 {
     Socket socket;
-    TrackClient client(name);
+    TrackClient client(name, recorder);
     while (!quit)
         try
         {

@@ -25,7 +25,8 @@ namespace demon
 class EngineLink
 {
 public:
-    EngineLink(std::string endpoint, std::string clientName, const Config& config);
+    /// `renders`, which must outlive the link, records what the engine makes; or null.
+    EngineLink(std::string endpoint, std::string clientName, const Config& config, RenderRecorder* renders = nullptr);
     ~EngineLink();
     EngineLink(const EngineLink&) = delete;
     EngineLink& operator=(const EngineLink&) = delete;
@@ -91,6 +92,7 @@ private:
     std::int64_t publishedEdits = -1; ///< what the copy follows
 
     const std::string name;
+    RenderRecorder* const recorder;
     PlayerPort player;                ///< link thread
     std::int64_t publishedAt = 0;     ///< link thread
     std::int64_t clipPublishedAt = 0; ///< link thread

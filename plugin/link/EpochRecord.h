@@ -159,12 +159,15 @@ public:
             }
         for (std::int64_t f = nextToSend; f < nextToSend + feed.count; ++f)
         {
-            const WireLaneValues lanes = isWhole() ? table->row(f) : kept(f).lanes;
+            const WireLaneValues lanes = lanesAt(f);
             feed.lanes.insert(feed.lanes.end(), lanes.begin(), lanes.end());
         }
         nextToSend += feed.count;
         return feed;
     }
+
+    /// The lanes of a frame that is kept.
+    WireLaneValues lanesAt(std::int64_t frame) const { return isWhole() ? table->row(frame) : kept(frame).lanes; }
 
     /// Sends again from `frame`, or from the oldest one kept.
     void rewind(std::int64_t frame)

@@ -14,7 +14,10 @@ constexpr std::int64_t kAssumedRetain = 400; // frames kept for a live epoch, un
 constexpr std::int64_t kMostAhead = 1500;    // frames of a clip on their way: a long one must not fill the memory twice
 } // namespace
 
-TrackClient::TrackClient(std::string clientName) : name(std::move(clientName)), backOff(kFirstBackOff) {}
+TrackClient::TrackClient(std::string clientName, RenderRecorder* renders)
+    : name(std::move(clientName)), recorder(renders), backOff(kFirstBackOff)
+{
+}
 
 void TrackClient::open(int rate, int latencyFrames, bool isLoop)
 {
@@ -23,6 +26,8 @@ void TrackClient::open(int rate, int latencyFrames, bool isLoop)
     isLoopTrack = isLoop;
     grid = FrameGrid::forRate(rate);
     records.clear();
+    if (recorder != nullptr)
+        recorder->closeAll();
     wetFrames.clear();
     takes.clear();
     loop = {};
@@ -61,15 +66,23 @@ void TrackClient::accept(const FeedItem& item)
         if (!records.empty() && !records.back().end)
             records.back().end = records.back().keptEnd();
         records.emplace_back(item, grid);
+        if (recorder != nullptr && !item.loop)
+            recorder->begin(item.epoch, sampleRate, item.start, item.offline);
         break;
     case FeedItem::Kind::frame:
         if (EpochRecord* record = find(item.epoch))
+        {
             published.framesGivenUp += record->append(item) ? 1 : 0;
+            if (recorder != nullptr && !record->isLoop())
+                recorder->feed(item.epoch, item.frame, item.audio, item.lanes);
+        }
         break;
     case FeedItem::Kind::end:
         if (EpochRecord* record = find(item.epoch))
         {
             record->end = item.frame;
+            if (recorder != nullptr && !record->isLoop())
+                recorder->end(item.epoch, item.frame);
             if (record->isLoop() && record->keptEnd() > record->firstFrame)
             {
                 record->complete(loop.lanes);
@@ -175,6 +188,8 @@ void TrackClient::sayHello(std::int64_t now)
     outbox.clear();
     outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, isLoopTrack ? "loop" : "stream",
                               isLoopTrack ? 0 : latency, wireLaneIds(), config});
+    if (recorder != nullptr)
+        recorder->setConfig(config);
     sentReferences.clear();
     isConfigurationRefused = false;
     sentConfig = config;
@@ -209,6 +224,8 @@ void TrackClient::sendConfiguration(std::int64_t now)
     if (config == sentConfig && !isUnconfirmed)
         return;
     sentConfig = config;
+    if (recorder != nullptr)
+        recorder->setConfig(config);
     configureAt = now;
     outbox.emplace_back(Configure{++revision, config});
 }
@@ -306,6 +323,7 @@ void TrackClient::retireEpochs(OutputCursor::Place output)
         }
         if (record->hasBegun)
             outbox.emplace_back(Drop{record->id}); // releases the windows that the engine still keeps
+        stopRecording(*record);
         record = records.erase(record);
     }
     while (!wetFrames.empty() && !isLoopTrack && wetFrames.front().epoch < output.epoch)

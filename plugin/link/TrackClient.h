@@ -14,6 +14,7 @@
 #include "core/StreamItems.h"
 #include "core/Waiting.h"
 #include "demon/messages.h"
+#include "services/RenderRecorder.h"
 
 namespace demon
 {
@@ -55,7 +56,8 @@ struct ClipSource
 class TrackClient
 {
 public:
-    explicit TrackClient(std::string clientName);
+    /// `renders`, which must outlive this, hears of everything that is fed and delivered in order; or null.
+    explicit TrackClient(std::string clientName, RenderRecorder* renders = nullptr);
 
     /// A new player (host rate, latency or mode): all epochs are forgotten and the track opens anew.
     void open(int rate, int latencyFrames, bool isLoop);
@@ -134,6 +136,8 @@ private:
     void followOutput(OutputCursor::Place output);
     void forgetUnheard();
     bool beginEpoch(EpochRecord& record);
+    void recordWhole(const EpochRecord& record);
+    void stopRecording(const EpochRecord& record);
     void takeLoopWindow(EpochRecord& record, const Window& message, std::int64_t now);
     void beginCommit(const FeedItem& item);
     void release(std::int32_t epoch);
@@ -150,6 +154,7 @@ private:
     EpochRecord* find(std::int64_t epoch);
 
     const std::string name;
+    RenderRecorder* const recorder;
     int sampleRate = 0;
     bool isLoopTrack = false;
     int latency = 0;

@@ -34,6 +34,31 @@ void TrackClient::beginCommit(const FeedItem& item)
     if (item.of != loop.epoch || loop.source == nullptr)
         return reportError(error::clip, "there is no clip to bounce: capture one first");
     records.emplace_back(item.epoch, EpochKind::commit, loop.source, std::make_shared<LaneTable>(*loop.lanes));
+    if (recorder != nullptr)
+        recordWhole(records.back());
+}
+
+/// Everything that is fed of a commit, at once.
+void TrackClient::recordWhole(const EpochRecord& record)
+{
+    const ClipAudio& source = *record.source();
+    recorder->begin(record.id, sampleRate, record.start, true);
+    const auto length = static_cast<std::size_t>(grid.length);
+    std::vector<float> audio(2 * length);
+    for (std::int64_t f = record.firstFrame; f < source.endFrame(); ++f)
+    {
+        for (std::size_t channel = 0; channel < 2; ++channel)
+            std::copy_n(source.at(f, channel), length, audio.begin() + static_cast<std::ptrdiff_t>(channel * length));
+        recorder->feed(record.id, f, audio, record.lanesAt(f));
+    }
+    recorder->end(record.id, source.endFrame());
+}
+
+/// What there is of an epoch is kept.
+void TrackClient::stopRecording(const EpochRecord& record)
+{
+    if (recorder != nullptr && !record.isLoop())
+        recorder->close(record.id);
 }
 
 void TrackClient::release(std::int32_t epoch)
@@ -45,6 +70,7 @@ void TrackClient::release(std::int32_t epoch)
     {
         if (record->hasBegun)
             outbox.emplace_back(Drop{epoch});
+        stopRecording(*record);
         records.erase(record);
     }
     wetFrames.erase(std::remove_if(wetFrames.begin(), wetFrames.end(), isOfEpoch), wetFrames.end());

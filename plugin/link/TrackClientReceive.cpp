@@ -50,6 +50,15 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     welcomeAt = progressAt = now;
     pingAtOnce = true;
     edits.setCosts(message.lanes, message.costs);
+    if (recorder != nullptr)
+        recorder->setEngine({message.server,
+                             message.protocol,
+                             message.checkpoint,
+                             message.checkpointHash,
+                             message.backend,
+                             {},
+                             {},
+                             message.lanes});
     resumeAll();
 }
 
@@ -78,6 +87,8 @@ void TrackClient::on(const Window& message, std::int64_t now)
         const float* left = message.audio.data() + static_cast<std::size_t>(record->wanted - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));
+        if (recorder != nullptr)
+            recorder->deliver(frame.epoch, frame.frame, frame.audio.data(), frame.audio.data() + length);
         auto place = wetFrames.end();
         while (place != wetFrames.begin() && std::prev(place)->epoch > frame.epoch)
             --place;

@@ -179,14 +179,14 @@ void ClipKeeper::finish()
 {
     const std::lock_guard lock(mutex);
     if (loop != nullptr)
-        loop->requestFinish();
+        loop->requestCaptureEnd(LoopClip::Request::finish);
 }
 
 void ClipKeeper::cancel()
 {
     const std::lock_guard lock(mutex);
     if (loop != nullptr)
-        loop->requestCancel();
+        loop->requestCaptureEnd(LoopClip::Request::cancel);
 }
 
 void ClipKeeper::clear()

@@ -11,15 +11,46 @@
 
 namespace demon
 {
+namespace
+{
+constexpr int kHouseworkHz = 10;
+constexpr int kScratchSamples = 8192; // a mono host's longer blocks are processed in parts of this
+
+RecorderLimits limitsOf(const UserSettings& user)
+{
+    RecorderLimits limits;
+    limits.diskBytes = static_cast<std::uint64_t>(user.renderBudgetMegabytes) << 20;
+    limits.keepsLive = user.keepsLiveRenders;
+    return limits;
+}
+
+bool isMonoOrStereo(const juce::AudioChannelSet& channels)
+{
+    return channels == juce::AudioChannelSet::mono() || channels == juce::AudioChannelSet::stereo();
+}
+} // namespace
+
 PluginProcessor::PluginProcessor()
     : AudioProcessor(BusesProperties()
                          .withInput("Input", juce::AudioChannelSet::stereo(), true)
                          .withOutput("Output", juce::AudioChannelSet::stereo(), true)),
-      current(environment::initialSettings()),
-      link(environment::overridden(current).endpoint, "DEMON " DEMON_VERSION, current.config)
+      current(environment::initialSettings()), second(kScratchSamples),
+      recorder(UserSettingsFile().load().renders(), limitsOf(UserSettingsFile().load())),
+      link(environment::overridden(current).endpoint, "DEMON " DEMON_VERSION, current.config, &recorder),
+      referenceAudio([this](ReferenceKeeper::Known known) { link.setReferences(std::move(known)); },
+                     [this](ReferenceKind kind, const ReferenceChoice& choice)
+                     {
+                         Settings wanted = settings();
+                         (kind == ReferenceKind::timbre ? wanted.extras.timbre : wanted.extras.structure) = choice;
+                         changeSettings(wanted);
+                     }),
+      clips(link, epochs)
 {
     applySettings(current);
+    startTimerHz(kHouseworkHz);
 }
+
+PluginProcessor::~PluginProcessor() { stopTimer(); }
 
 SettingsAccess PluginProcessor::makeSettingsAccess()
 {
@@ -32,14 +63,16 @@ bool PluginProcessor::isBusesLayoutSupported(const BusesLayout& layout) const
     // A VST3 host may ask for the latency at the new rate before it activates the plugin (pedalboard and every other
     // host built with JUCE 7 does). Between the new rate and that question JUCE calls nothing that is virtual but this.
     const_cast<PluginProcessor*>(this)->announceLatency();
-    return layout.getMainInputChannelSet() == juce::AudioChannelSet::stereo() &&
-           layout.getMainOutputChannelSet() == juce::AudioChannelSet::stereo();
+    const auto in = layout.getMainInputChannelSet(), out = layout.getMainOutputChannelSet();
+    return isMonoOrStereo(in) && isMonoOrStereo(out) && in.size() <= out.size();
 }
 
 void PluginProcessor::announceLatency()
 {
+    const Settings now = settings();
     if (getSampleRate() > 0.0)
-        setLatencySamples(settings().latencyFrames() * FrameGrid::forRate(streamRate()).length);
+        setLatencySamples(now.mode == PlayMode::loop ? 0
+                                                     : now.latencyFrames() * FrameGrid::forRate(streamRate()).length);
 }
 
 /// An unsupported rate gets a stream that only delays: it still needs frames of some length.
@@ -54,26 +87,51 @@ void PluginProcessor::prepareToPlay(double, int)
     int latency = 0;
     {
         const std::lock_guard lock(mutex);
-        latency = startStream(false);
+        latency = startPlayer(false);
     }
     setLatencySamples(latency); // the host may call back from here
 }
 
-/// Builds the stream for the host's rate and the wanted latency. While audio runs, the audio thread takes it over at
-/// its next block. The mutex is held. Returns the latency in samples.
-int PluginProcessor::startStream(bool audioIsRunning)
+/// Builds the player for the host's rate and the wanted mode and latency. While audio runs, the audio thread takes it
+/// over at its next block. The mutex is held. Returns the latency in samples.
+int PluginProcessor::startPlayer(bool audioIsRunning)
 {
     const int rate = streamRate();
     rateIsSupported = isSupportedRate(rate);
-    const auto next = std::make_shared<Stream>(rate, current.latencyFrames(), epochs, numbers);
+    clips.remember();
+    newest = current.mode == PlayMode::loop
+                 ? std::make_shared<Player>(std::make_shared<Loop>(rate, epochs, numbers))
+                 : std::make_shared<Player>(std::make_shared<Stream>(rate, current.latencyFrames(), epochs, numbers));
     if (audioIsRunning)
-        streams.offer(next);
+        players.offer(newest);
     else
-        streams.replace(next);
+        players.replace(newest);
     if (rateIsSupported)
-        link.attach(PlayerPort(next));
-    return static_cast<int>(next->latencySamples);
+        link.attach(newest->port());
+    clips.attach(newest->loop());
+    return newest->latencySamples();
 }
+
+std::shared_ptr<Loop> PluginProcessor::loop() const
+{
+    const std::lock_guard lock(mutex);
+    return newest != nullptr ? newest->loop() : nullptr;
+}
+
+std::int64_t PluginProcessor::playheadFrame() const noexcept
+{
+    return FrameGrid::forRate(streamRate()).frameOf(hostSample.load(std::memory_order_relaxed));
+}
+
+WireLaneValues PluginProcessor::wireLanes() const
+{
+    Controls controls;
+    parameters.read(controls);
+    return wireLanesOf(controls.lanes);
+}
+
+/// What has to be done now and then, and is no other thread's affair.
+void PluginProcessor::timerCallback() { clips.tidy(); }
 
 void PluginProcessor::reset() { resetRequested.store(true, std::memory_order_release); }
 
@@ -119,6 +177,17 @@ void PluginProcessor::processBlockBypassed(juce::AudioBuffer<float>& buffer, juc
     process(buffer, true);
 }
 
+void PluginProcessor::readControls(Controls& controls, bool forceBypass) const noexcept
+{
+    parameters.read(controls);
+    controls.bypassed = controls.bypassed || forceBypass;
+    controls.latePolicy = latePolicy.load(std::memory_order_relaxed);
+    controls.outside = cycles.load(std::memory_order_relaxed) ? OutsidePolicy::cycle : OutsidePolicy::dry;
+    controls.limit = limits.load(std::memory_order_relaxed);
+    controls.limitOffline = limitsBounces.load(std::memory_order_relaxed);
+    controls.matchGainDb = matchGain.load(std::memory_order_relaxed);
+}
+
 void PluginProcessor::process(juce::AudioBuffer<float>& buffer, bool forceBypass)
 {
     const RealtimeSection section;
@@ -126,43 +195,70 @@ void PluginProcessor::process(juce::AudioBuffer<float>& buffer, bool forceBypass
     ProbeLog* const probe = link.probe();
     const std::int64_t startedAt = probe != nullptr ? steadyNanoseconds() : 0;
 
-    Stream* const stream = streams.current();
-    if (stream == nullptr || buffer.getNumChannels() < 2)
+    Player* const player = players.current();
+    const int inputs = getMainBusNumInputChannels(), outputs = buffer.getNumChannels();
+    if (player == nullptr || outputs < 1)
         return;
     if (resetRequested.exchange(false, std::memory_order_acq_rel))
-        stream->requestReset();
+        player->requestReset();
     if (buffer.getNumSamples() > longest.load(std::memory_order_relaxed))
         longest.store(buffer.getNumSamples(), std::memory_order_relaxed);
 
-    const Transport transport = readTransport();
+    Transport transport = readTransport();
+    hostSample.store(transport.sample, std::memory_order_relaxed);
     Controls controls;
-    parameters.read(controls);
-    controls.bypassed = controls.bypassed || forceBypass;
-    controls.latePolicy = latePolicy.load(std::memory_order_relaxed);
-    if (transport.offline)
-        processOffline(*stream, buffer, transport, controls);
-    else
-        processRealtime(*stream, buffer, transport, controls);
+    readControls(controls, forceBypass);
+    const Transport asSaid = transport;
+    float* const left = buffer.getWritePointer(0);
+    float* const right = outputs > 1 ? buffer.getWritePointer(1) : nullptr;
+    for (int done = 0; done < buffer.getNumSamples();)
+    {
+        const int count =
+            right != nullptr ? buffer.getNumSamples() : std::min(buffer.getNumSamples() - done, kScratchSamples);
+        float* const side = right != nullptr ? right : second.data();
+        if (right == nullptr || inputs < 2)
+            std::copy_n(left + done, count, side);
+        processStereo(*player, {left + done, side}, count, transport, controls);
+        if (right == nullptr)
+            for (int i = 0; i < count; ++i)
+                left[done + i] = 0.5f * (left[done + i] + side[i]); // of two equal values: that value
+        done += count;
+        transport.sample += count;
+        transport.ppq += count / getSampleRate() * transport.bpm / 60.0;
+    }
 
     if (probe != nullptr)
-        probe->record({buffer.getNumSamples(), transport, stream->lastBlock(), controls.lanes[lane::denoise],
+        probe->record({buffer.getNumSamples(), asSaid, player->lastBlock(), controls.lanes[lane::denoise],
                        controls.lanes[lane::mix], steadyNanoseconds() - startedAt});
 }
 
-void PluginProcessor::processRealtime(Stream& stream, juce::AudioBuffer<float>& buffer, const Transport& transport,
-                                      const Controls& controls) noexcept DEMON_NONBLOCKING
+void PluginProcessor::processStereo(Player& player, std::array<float*, 2> audio, int count, const Transport& transport,
+                                    const Controls& controls)
 {
-    NeverWait waiter;
-    stream.process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
-                   waiter);
+    const bool isOther = playing != nullptr && playing != &player;
+    playing = &player;
+    if (transport.offline)
+    {
+        processOffline(player, audio, count, transport, controls);
+        tail.reset(); // a bounce does not hear what sounded before it
+        return;
+    }
+    processRealtime(player, audio, count, transport, controls);
+    tail.process(audio, static_cast<std::size_t>(count), isOther);
 }
 
-void PluginProcessor::processOffline(Stream& stream, juce::AudioBuffer<float>& buffer, const Transport& transport,
+void PluginProcessor::processRealtime(Player& player, std::array<float*, 2> audio, int count,
+                                      const Transport& transport, const Controls& controls) noexcept DEMON_NONBLOCKING
+{
+    NeverWait waiter;
+    player.process(audio, count, transport, controls, waiter);
+}
+
+void PluginProcessor::processOffline(Player& player, std::array<float*, 2> audio, int count, const Transport& transport,
                                      const Controls& controls)
 {
     OfflineWait waiter(link.signs(), timeoutNanoseconds.load(std::memory_order_relaxed));
-    stream.process({buffer.getWritePointer(0), buffer.getWritePointer(1)}, buffer.getNumSamples(), transport, controls,
-                   waiter);
+    player.process(audio, count, transport, controls, waiter);
 }
 
 Settings PluginProcessor::settings() const
@@ -180,7 +276,7 @@ void PluginProcessor::changeSettings(const Settings& wanted)
     updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
 }
 
-/// A new latency starts a new stream. True when something has changed.
+/// Another mode or latency starts a new player. True when something has changed.
 bool PluginProcessor::applySettings(const Settings& wanted)
 {
     std::optional<int> newLatency;
@@ -191,11 +287,17 @@ bool PluginProcessor::applySettings(const Settings& wanted)
         const Settings used = environment::overridden(current);
         hasChanged = !(current == old);
         latePolicy = used.latePolicy;
+        cycles = used.cycles;
+        limits = used.limits;
+        limitsBounces = used.limitsBounces;
+        matchGain = used.matchesLoudness ? static_cast<float>(used.matchGain) : 0.0f;
         timeoutNanoseconds = static_cast<std::int64_t>(used.timeoutSeconds * 1e9);
         link.setConfig(used.config);
         link.setEndpoint(used.endpoint);
-        if (used.latencyFrames() != old.latencyFrames() && !streams.isEmpty())
-            newLatency = startStream(true);
+        const bool isOther =
+            used.mode != old.mode || (used.mode == PlayMode::stream && used.latencyFrames() != old.latencyFrames());
+        if (isOther && !players.isEmpty())
+            newLatency = startPlayer(true);
     }
     if (newLatency)
         setLatencySamples(*newLatency); // the host may call back from here
@@ -212,6 +314,9 @@ void PluginProcessor::getStateInformation(juce::MemoryBlock& block)
 {
     const auto xml = state::toXml(settings(), parameters);
     xml->addChildElement(edits.toXml().release());
+    if (auto clipXml = clips.toXml())
+        xml->addChildElement(clipXml.release());
+    referenceAudio.addXml(*xml, settings());
     copyXmlToBinary(*xml, block);
 }
 
@@ -221,7 +326,9 @@ void PluginProcessor::setStateInformation(const void* data, int size)
     Settings restored = settings();
     if (xml == nullptr || !state::fromXml(*xml, restored, parameters))
         return;
+    referenceAudio.fromXml(*xml);
     applySettings(restored);
+    clips.fromXml(xml->getChildByName("CLIP"));
     edits.history.requestClear();
     if (const juce::XmlElement* part = xml->getChildByName("EDITING"))
         edits.fromXml(*part);

@@ -6,25 +6,31 @@
 #include <mutex>
 #include <string>
 
+#include "ClipKeeper.h"
 #include "Editing.h"
 #include "LaneParameters.h"
+#include "Player.h"
 #include "PluginState.h"
+#include "ReferenceKeeper.h"
 #include "core/Handover.h"
+#include "core/OutputTail.h"
 #include "core/Realtime.h"
-#include "core/Stream.h"
 #include "link/EngineLink.h"
+#include "services/RenderRecorder.h"
+#include "services/UserSettings.h"
 
 namespace demon
 {
-/// The plugin. Joins the host to a Stream (audio thread) and an EngineLink (its own thread); all state lives here, none
+/// The plugin. Joins the host to a Player (audio thread) and an EngineLink (its own thread); all state lives here, none
 /// in the editor.
 ///
 /// Threads: processBlock is the audio thread's and real-time safe while the host plays in real time; reset may be
 /// called from any thread; settings and state from any but the audio thread.
-class PluginProcessor : public juce::AudioProcessor
+class PluginProcessor : public juce::AudioProcessor, private juce::Timer
 {
 public:
     PluginProcessor();
+    ~PluginProcessor() override;
 
     void prepareToPlay(double sampleRate, int maximumBlock) override;
     void releaseResources() override {}
@@ -56,6 +62,12 @@ public:
     void changeSettings(const Settings& wanted); ///< by the user: the host is told that the project has changed
     std::string engineEndpoint() const { return link.endpoint(); }
     Editing& editing() { return edits; } ///< message thread
+    ClipKeeper& clip() { return clips; }
+    ReferenceKeeper& references() { return referenceAudio; }
+    const RenderRecorder& renders() const { return recorder; }
+    std::shared_ptr<Loop> loop() const;          ///< null in Stream
+    std::int64_t playheadFrame() const noexcept; ///< of the last block, on the timeline
+    WireLaneValues wireLanes() const;            ///< as the host has them now
     const LaneParameters& lanes() const { return parameters; }
     const Telemetry& telemetry() const { return numbers; }
     LinkStatus linkStatus() const { return link.status(); }
@@ -67,30 +79,43 @@ private:
     SettingsAccess makeSettingsAccess();
     void announceLatency();
     int streamRate() const;
-    int startStream(bool audioIsRunning);
+    int startPlayer(bool audioIsRunning);
     bool applySettings(const Settings& wanted);
     Transport readTransport() const noexcept;
-    void processRealtime(Stream&, juce::AudioBuffer<float>&, const Transport&,
-                         const Controls&) noexcept DEMON_NONBLOCKING;
-    void processOffline(Stream&, juce::AudioBuffer<float>&, const Transport&, const Controls&);
+    void timerCallback() override;
+    void readControls(Controls& controls, bool forceBypass) const noexcept;
     void process(juce::AudioBuffer<float>&, bool forceBypass);
+    void processStereo(Player&, std::array<float*, 2> audio, int count, const Transport&, const Controls&);
+    void processRealtime(Player&, std::array<float*, 2> audio, int count, const Transport&,
+                         const Controls&) noexcept DEMON_NONBLOCKING;
+    void processOffline(Player&, std::array<float*, 2> audio, int count, const Transport&, const Controls&);
 
     LaneParameters parameters{*this};
     Telemetry numbers;
     EpochNumbers epochs;
 
-    mutable std::mutex mutex; ///< guards the next two; never taken by the audio thread
+    mutable std::mutex mutex; ///< guards the next three; never taken by the audio thread
     Settings current;
-    Handover<Stream> streams; ///< the owner's side only
+    Handover<Player> players;       ///< the owner's side only
+    std::shared_ptr<Player> newest; ///< of the players
 
+    const Player* playing = nullptr;         ///< audio thread: of the last block
+    OutputTail tail;                         ///< audio thread
+    std::vector<float> second;               ///< the right side of a mono host's signal
     std::atomic<bool> resetRequested{false}; ///< for the next block
     std::atomic<LatePolicy> latePolicy{LatePolicy::dry};
+    std::atomic<bool> cycles{false}, limits{false}, limitsBounces{false};
+    std::atomic<float> matchGain{0.0f};
     std::atomic<std::int64_t> timeoutNanoseconds{0};
+    std::atomic<std::int64_t> hostSample{0};
     std::atomic<int> longest{0};
     std::atomic<bool> rateIsSupported{true};
 
     Editing edits{*this, parameters, makeSettingsAccess()};
 
-    EngineLink link; ///< last: its thread ends before anything that it uses
+    RenderRecorder recorder;
+    EngineLink link; ///< its thread ends before anything that it uses
+    ReferenceKeeper referenceAudio;
+    ClipKeeper clips;
 };
 } // namespace demon
