@@ -71,7 +71,8 @@ def serve(
     depth: Depth = 4,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
     until_stdin_closes: Annotated[
-        bool, typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it.")
+        bool,
+        typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it."),
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
