@@ -146,7 +146,7 @@ Result<std::shared_ptr<const FrozenTake>> FrozenStore::load(const std::string& i
     AudioLimits limits;
     limits.maxSeconds = kLongestSeconds;
     auto read = readAudioFile(wav, limits);
-    const AudioClip* const clip = std::get_if<AudioClip>(&read);
+    AudioClip* const clip = std::get_if<AudioClip>(&read);
     if (clip == nullptr || clip->rate != description->receipt.rate ||
         hashFloats(clip->audio.data(), clip->audio.size()) != description->receipt.resultSha256)
         return corrupt(wav, "has been changed");
@@ -156,7 +156,7 @@ Result<std::shared_ptr<const FrozenTake>> FrozenStore::load(const std::string& i
 
     const auto selection = LaneSelection::of(description->lanes);
     const bool isComparable = selection && clip->rate == hostRate;
-    auto atHostRate = resampled(*clip, hostRate);
+    auto atHostRate = resampled(std::move(*clip), hostRate);
     if (hasFailed(atHostRate))
         return std::get<Problem>(atHostRate);
     return std::make_shared<const FrozenTake>(id, std::get<AudioClip>(std::move(atHostRate)), description->firstFrame,

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "Receipt.h"
 #include "demon/messages.h"
@@ -61,10 +62,16 @@ struct FieldsToJson
 
     template <class... Limits> void text(const char* key, const std::string& value, Limits...) { object[key] = value; }
     template <class... Limits> void integer(const char* key, std::int64_t value, Limits...) { object[key] = value; }
+    template <class... Limits> void integerOrZero(const char* key, std::int64_t value, Limits...)
+    {
+        object[key] = value;
+    }
     void oneOf(const char* key, const std::string& value, std::initializer_list<const char*>) { object[key] = value; }
     void hashOrNone(const char* key, const std::string& value) { object[key] = value; }
-    void hashes(const char* key, const std::vector<std::string>& values, std::size_t) { object[key] = values; }
-    void integerOrZero(const char* key, std::int64_t value, std::int64_t, std::int64_t) { object[key] = value; }
+    template <class... Limits> void hashes(const char* key, const std::vector<std::string>& values, Limits...)
+    {
+        object[key] = values;
+    }
 };
 
 /// And back. Missing fields keep what they are.
@@ -80,15 +87,18 @@ struct FieldsFromJson
     {
         value = integerOf(object, key, value);
     }
+    template <class... Limits> void integerOrZero(const char* key, std::int64_t& value, Limits...)
+    {
+        value = integerOf(object, key, value);
+    }
     void oneOf(const char* key, std::string& value, std::initializer_list<const char*>)
     {
         value = textOf(object, key, value);
     }
     void hashOrNone(const char* key, std::string& value) { value = textOf(object, key, value); }
-    void hashes(const char* key, std::vector<std::string>& values, std::size_t) { values = textsOf(object, key); }
-    void integerOrZero(const char* key, std::int64_t& value, std::int64_t, std::int64_t)
+    template <class... Limits> void hashes(const char* key, std::vector<std::string>& values, Limits...)
     {
-        value = integerOf(object, key, value);
+        values = textsOf(object, key);
     }
 };
 

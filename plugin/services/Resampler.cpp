@@ -3,6 +3,7 @@
 
 #include <new>
 #include <soxr.h>
+#include <utility>
 
 namespace demon
 {
@@ -21,10 +22,10 @@ soxr_error_t resampleChannel(const float* in, std::int64_t count, int fromRate, 
 }
 } // namespace
 
-Result<AudioClip> resampled(const AudioClip& clip, int rate)
+Result<AudioClip> resampled(AudioClip clip, int rate)
 {
     if (rate == clip.rate)
-        return clip;
+        return Result<AudioClip>(std::move(clip));
     try
     {
         AudioClip result;

@@ -17,5 +17,5 @@ constexpr std::int64_t resampledLength(std::int64_t samples, std::int64_t fromRa
 /// agree.
 ///
 /// Not for the audio thread: allocates, and takes seconds for minutes of audio. Errors: E_AUDIO_FILE for no memory.
-Result<AudioClip> resampled(const AudioClip& clip, int rate);
+Result<AudioClip> resampled(AudioClip clip, int rate);
 } // namespace demon

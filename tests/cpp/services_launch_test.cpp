@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <dlfcn.h>
 #include <fstream>
 #include <functional>
 #include <netinet/in.h>
@@ -493,6 +494,15 @@ TEST_CASE("nothing is started where somebody answers, before consent, or while a
     CHECK(setting.starts().size() == 2);
 }
 
+// One of the hosts of the next test, in a process of its own.
+TEST_CASE("a host that waits to be killed", "[.host]")
+{
+    UserSettings settings;
+    settings.engineConsent = EngineConsent::yes;
+    const EngineLauncher launcher(std::getenv("DEMON_TEST_ENDPOINT"), settings);
+    std::this_thread::sleep_for(60s);
+}
+
 TEST_CASE("two hosts at once start one engine, which ends when its host is killed")
 {
     // Two processes, each a host. The engine listens, as a real one does.
@@ -504,26 +514,16 @@ TEST_CASE("two hosts at once start one engine, which ends when its host is kille
                     "print(\"serving x\", flush=True)\n"
                     "sys.stdin.read()' \"$@\"");
     const std::string endpoint = freeEndpoint();
-    std::vector<pid_t> hosts;
+    const ScopedVariable told("DEMON_TEST_ENDPOINT", endpoint);
+    const ScopedVariable command("DEMON_COMMAND", setting.settings.engineCommand);
+    std::vector<ChildProcess> hosts;
     for (int i = 0; i < 2; ++i)
-    {
-        hosts.push_back(fork());
-        if (hosts.back() == 0)
-        {
-            const EngineLauncher launcher(endpoint, setting.settings);
-            std::this_thread::sleep_for(60s);
-            _exit(1);
-        }
-    }
+        hosts.push_back(std::get<ChildProcess>(ChildProcess::start("/proc/self/exe", {"[.host]"})));
     REQUIRE(eventually([&] { return answersAt(endpoint); }));
     std::this_thread::sleep_for(1500ms); // the second host would have tried by now
     CHECK(setting.starts().size() == 1);
     const int engine = setting.lastId();
-    for (const pid_t host : hosts)
-    {
-        ::kill(host, SIGKILL);
-        waitpid(host, nullptr, 0);
-    }
+    hosts.clear(); // killed
     CHECK(eventually([&] { return !answersAt(endpoint); }));
     CHECK(eventually([&] { return !isAlive(engine); }));
 }
@@ -570,6 +570,21 @@ TEST_CASE("instances may come, go and ask from many threads")
         CHECK(eventually([&] { return last.report().state == EngineState::serving; }));
         CHECK(setting.starts().size() == 1);
     }
+    CHECK(eventually([&] { return !isAlive(setting.lastId()); }));
+}
+
+TEST_CASE("a host may unload the plugin while an engine runs, which then ends")
+{
+    const Setting setting(kServes);
+    void* const library = dlopen(DEMON_LAUNCH_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    REQUIRE(library != nullptr);
+    const auto start = reinterpret_cast<void (*)(const char*, const char*)>(dlsym(library, "startEngine"));
+    const auto stop = reinterpret_cast<void (*)()>(dlsym(library, "forgetEngine"));
+    REQUIRE((start != nullptr && stop != nullptr));
+    start(freeEndpoint().c_str(), setting.settings.engineCommand.c_str());
+    REQUIRE(eventually([&] { return !setting.starts().empty(); }));
+    stop();
+    dlclose(library);
     CHECK(eventually([&] { return !isAlive(setting.lastId()); }));
 }
 
