@@ -28,7 +28,7 @@ from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import LoraLibrary
 from engine_server.model.prompts import Metas
 from engine_server.model.timbre import TimbreReference
-from engine_server.model.windows import Span, sliding_windows, stitch_windows
+from engine_server.model.windows import SLIDING_CROSSFADE, Span, piece_windows, stitch_windows
 from engine_server.modulation import Modulation
 from engine_server.session_audio import SessionAudio
 from engine_server.session_loras import SessionLoras
@@ -39,11 +39,6 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 
 log = logging.getLogger(__name__)
 
-LONGEST_WINDOW = 240 * FRAMES_PER_SECOND
-"""Pieces up to this length are made in one window; longer ones in sliding windows of 60 s."""
-SLIDING_WINDOW = 60 * FRAMES_PER_SECOND
-SLIDING_OVERLAP = 4 * FRAMES_PER_SECOND
-SLIDING_CROSSFADE = FRAMES_PER_SECOND
 COMPILED_SPAN_S = 4.0
 """Length that a compiled codec decodes at once, where no `vae_window` asks for another."""
 
@@ -275,9 +270,7 @@ class Session(SessionAudio, SessionLoras):
 
     def windows_of(self, frames: int) -> tuple[Span, ...]:
         """The windows that a piece of so many frames is made in: one, or for more than 240 s sliding ones of 60 s."""
-        if frames <= LONGEST_WINDOW:
-            return (Span(0, frames),)
-        return sliding_windows(frames, SLIDING_WINDOW, SLIDING_OVERLAP)
+        return piece_windows(frames)
 
     def stitch(self, windows: Sequence[Latent], frames: int) -> Latent:
         """A whole piece of so many frames from its windows, in any order, each faded into the next."""

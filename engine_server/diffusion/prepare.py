@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,14 @@ from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.schedule import NO_DENOISE, Levels, build_schedule, explicit_schedule, start_level
 
 WHOLE_SCHEDULE = (0.0, 1.0)
+Rows = dict[str, Tensor | float | bool]
+REVISABLE: Mapping[str, Any] = {
+    "velocity_scale": 1.0, "source_blend": None, "ode_noise": 0.0,
+    "target": None, "x0_target": None, "x0_target_gate": 0.0, "x0_target_strength": 0.0,
+    "guidance": None, "apg_momentum": DEFAULT_MOMENTUM, "cfg_rescale": 0.0,
+    "channel_gain": None, "dcw": None, "adapters": None,
+}  # fmt: skip
+"""Fields of a request that may change while it is in flight, and what they are where nothing is said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +58,10 @@ class PreparedSlot:
     """As it was handed in."""
     context: Tensor
     adapters: Tensor | None
-    rows: dict[str, Tensor | float | bool]
-    """Values of `StepRows` that are not neutral, without the row axis."""
+    fixed_rows: Rows
+    """Values of `StepRows` that are not neutral, without the row axis: those that hold for the whole schedule."""
+    step_rows: Rows
+    """The same: those that `revise` may change."""
     initial_state: Tensor
     levels: Levels
     steps: int
@@ -60,6 +72,11 @@ class PreparedSlot:
     guidance_mode: GuidanceMode
     features: frozenset[str]
     """Names of `FEATURES` that this slot uses by itself."""
+
+    @property
+    def rows(self) -> Rows:
+        """Values of `StepRows` that are not neutral, without the row axis."""
+        return {**self.fixed_rows, **self.step_rows}
 
     def step_noise(self, purpose: Purpose, shape: RingShape) -> Tensor:
         """Fresh standard normal values of every step, `[steps, T, C]`."""
@@ -73,10 +90,7 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
     T, C = shape.frames, shape.channels
     if request.solver not in SOLVERS:
         raise ValueError(f"solver is {request.solver!r}; one of {', '.join(SOLVERS)} is expected")
-    if request.dcw is not None:
-        if not isinstance(request.dcw, DcwSettings):
-            raise ValueError(f"dcw is a {type(request.dcw).__name__}; DcwSettings are expected")
-        plan_dcw([request.dcw], T)  # raises for a curve of the wrong length
+    _check_dcw(request, T)
     if not request.conditions:
         raise ValueError("conditions must hold at least one condition")
 
@@ -85,11 +99,60 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
     steps = len(levels) - 1 if levels[0] > 0 else 0
     noise = checked_tensor("noise", request.noise.draw(Purpose.INITIAL, 0, T, C), (T, C))
     mask_rows, mask_strength = _mask_rows(request, noise, steps, shape)
-    rows = {
-        **mask_rows,
-        "initial_noise": noise,
-        "start": start,
-        "is_sde": request.solver == "sde",
+    mode = _guidance_mode(request)
+    fixed: Rows = {**mask_rows, "initial_noise": noise, "start": start, "is_sde": request.solver == "sde"}
+    if request.source is not None:
+        fixed |= {"source": request.source, "has_source": True}
+    _check_source(request, curves, float(levels[0]))
+    return PreparedSlot(
+        request=given,
+        context=request.context,
+        adapters=request.adapters,
+        fixed_rows=fixed,
+        step_rows=_step_rows(request, curves, mode, shape),
+        initial_state=_initial_state(request, curves, start, float(np.float32(levels[0])), noise),
+        levels=levels,
+        steps=steps,
+        mask_strength=mask_strength,
+        conditions=[_condition(entry, f"conditions[{k}]", shape) for k, entry in enumerate(request.conditions)],
+        negatives=[_condition(entry, f"negatives[{k}]", shape) for k, entry in enumerate(request.negatives)]
+        if request.keeps_negatives or mode in (GuidanceMode.FULL, GuidanceMode.INITIALIZE)
+        else [],
+        guidance_mode=mode,
+        features=_features(request, curves, start, levels[0], mode),
+    )
+
+
+def revise(slot: PreparedSlot, changes: Mapping[str, Any], shape: RingShape) -> PreparedSlot:
+    """A slot with other values of `REVISABLE` fields: the steps that it still makes are those of a request that has them.
+
+    Guidance can come only where negatives were kept. Any thread. Raises ValueError as `prepare` does, or for a field that
+    is not revisable.
+    """
+    if unknown := sorted(set(changes) - set(REVISABLE)):
+        raise ValueError(f"{unknown[0]!r} cannot change in flight; one of {', '.join(REVISABLE)} is expected")
+    given = replace(slot.request, **changes)
+    request = _with_checked_values(given, shape)
+    _check_dcw(request, shape.frames)
+    curves = {name: _curve(getattr(request, name), name, shape) for name in _ABSENT}
+    mode = _guidance_mode(request)
+    if not slot.negatives and mode in (GuidanceMode.FULL, GuidanceMode.INITIALIZE):
+        mode = GuidanceMode.OFF
+    start = slot.fixed_rows["start"]
+    assert isinstance(start, Tensor)
+    _check_source(request, curves, float(slot.levels[0]))
+    return replace(
+        slot,
+        request=given,
+        adapters=request.adapters,
+        step_rows=_step_rows(request, curves, mode, shape),
+        guidance_mode=mode,
+        features=_features(request, curves, start, float(slot.levels[0]), mode),
+    )
+
+
+def _step_rows(request: SlotRequest, curves: Mapping[str, Tensor], mode: GuidanceMode, shape: RingShape) -> Rows:
+    rows: Rows = {
         "velocity_scale": curves["velocity_scale"],
         "ode_noise": curves["ode_noise"],
         "x0_target_gate": in_range("x0_target_gate", request.x0_target_gate, 0.0, 1.0),
@@ -97,36 +160,37 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
         "has_x0_curve": request.x0_target is not None,
     }
     if request.source is not None:
-        rows |= {"source": request.source, "has_source": True, "source_blend": curves["source_blend"]}
+        rows["source_blend"] = curves["source_blend"]
     if request.target is not None:
         rows |= {"target": request.target, "has_target": True, "x0_target": curves["x0_target"]}
     if request.channel_gain is not None:
         rows["channel_gain"] = request.channel_gain
-    mode = _guidance_mode(request)
     if mode is not GuidanceMode.OFF:
         rows |= {
             "guidance": curves["guidance"],
             "has_guidance": True,
             "apg_momentum": curves["apg_momentum"],
-            "apg_threshold": norm_threshold(ApgNorm(request.apg_norm), T),
+            "apg_threshold": norm_threshold(ApgNorm(request.apg_norm), shape.frames),
             "cfg_rescale": curves["cfg_rescale"],
         }
-    _check_source(request, curves, float(levels[0]))
-    return PreparedSlot(
-        request=given,
-        context=request.context,
-        adapters=request.adapters,
-        rows=rows,
-        initial_state=_initial_state(request, curves, start, float(np.float32(levels[0])), noise),
-        levels=levels,
-        steps=steps,
-        mask_strength=mask_strength,
-        conditions=[_condition(entry, f"conditions[{k}]", shape) for k, entry in enumerate(request.conditions)],
-        negatives=[]
-        if mode in (GuidanceMode.OFF, GuidanceMode.SELF)
-        else [_condition(entry, f"negatives[{k}]", shape) for k, entry in enumerate(request.negatives)],
-        guidance_mode=mode,
-        features=_features(request, curves, start, levels[0], mode),
+    return rows
+
+
+def _check_dcw(request: SlotRequest, frames: int) -> None:
+    if request.dcw is not None:
+        if not isinstance(request.dcw, DcwSettings):
+            raise ValueError(f"dcw is a {type(request.dcw).__name__}; DcwSettings are expected")
+        plan_dcw([request.dcw], frames)  # raises for a curve of the wrong length
+
+
+def _with_checked_values(request: SlotRequest, shape: RingShape) -> SlotRequest:
+    """The request with copies of the tensors that `revise` may change."""
+    latent = (shape.frames, shape.channels)
+    return replace(
+        request,
+        target=None if request.target is None else checked_tensor("target", request.target, latent).clone(),
+        channel_gain=None if request.channel_gain is None else checked_gain(request.channel_gain, shape),
+        adapters=None if request.adapters is None else checked_strengths(request.adapters),
     )
 
 
@@ -142,13 +206,10 @@ def _with_checked_tensors(request: SlotRequest, shape: RingShape) -> SlotRequest
         original = checked_tensor("mask.original", mask.original, latent).clone()
         mask = replace(mask, original=original, noise=copy("mask.noise", mask.noise))
     return replace(
-        request,
+        _with_checked_values(request, shape),
         context=checked_tensor("context", request.context, (shape.frames, 2 * shape.channels)).clone(),
         source=copy("source", request.source),
-        target=copy("target", request.target),
         mask=mask,
-        channel_gain=None if request.channel_gain is None else checked_gain(request.channel_gain, shape),
-        adapters=None if request.adapters is None else checked_strengths(request.adapters),
     )
 
 

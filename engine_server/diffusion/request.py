@@ -58,6 +58,7 @@ class SlotRequest:
     gate to the last step; without it, `x0_target_strength` is the weight in the second half of the schedule.
 
     Guidance acts when `guidance` is given, the mode is not off, and there are negatives (the mode `self` needs none).
+    keeps_negatives: the negatives are encoded although no guidance is given, so that `Ring.revise` can give it later.
 
     dcw None takes the ring's. adapters: strengths `[A]` of the decoder's adapters. origin_frame: where the window begins in its
     piece; carried along.
@@ -85,6 +86,7 @@ class SlotRequest:
     x0_target_strength: CurveLike = 0.0
     guidance: CurveLike | None = None
     guidance_mode: str = GuidanceMode.FULL
+    keeps_negatives: bool = False
     apg_momentum: CurveLike = DEFAULT_MOMENTUM
     apg_norm: str = ApgNorm.TIME
     cfg_rescale: CurveLike = 0.0

@@ -8,9 +8,9 @@ on nothing else in the batch): a slot's result is the same alone and among other
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from engine_server.diffusion.controls import Controls, Snapshot
 from engine_server.diffusion.dcw import DcwPlan, plan_dcw
 from engine_server.diffusion.decoder import Decoder, Encoded
 from engine_server.diffusion.guidance import GuidanceRows, guide
-from engine_server.diffusion.prepare import PreparedSlot, prepare
+from engine_server.diffusion.prepare import PreparedSlot, prepare, revise
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.rows import RingShape, StepRows, StepTimes, upload
 from engine_server.diffusion.slots import AdapterRows, HostRows, RingState, Step, StepNoise, resized
@@ -153,6 +153,21 @@ class Ring:
         self._state.memory[row] = 0.0
         self._slots[row] = slot
         self._settled_version = None
+
+    def revise(self, request_id: Hashable, changes: Mapping[str, Any]) -> bool:
+        """Change step-time values of one generation from its next step on; False if it is not in flight.
+
+        No other slot's row is touched. Raises ValueError as `prepare.revise` does, and nothing has changed then.
+        """
+        for row, slot in enumerate(self._slots):
+            if slot is not None and slot.request.request_id == request_id:
+                revised = revise(slot, changes, self.shape)
+                self._slots[row] = revised
+                self._rows.write(row, revised.rows)
+                self._host.set_guidance(row, revised.guidance_mode)
+                self._settled_version = None
+                return True
+        return False
 
     def cancel(self, request_id: Hashable) -> bool:
         """Free the slot of a request; False if it is not in flight."""

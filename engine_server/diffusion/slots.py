@@ -81,9 +81,13 @@ class HostRows:
         self.mask_strength[row] = 1.0
         self.mask_strength[row, : len(slot.mask_strength)] = slot.mask_strength
         self.step[row], self.steps[row], self.admitted[row] = 0, slot.steps, tick
-        self.is_full[row] = slot.guidance_mode is GuidanceMode.FULL
-        self.is_initialize[row] = slot.guidance_mode is GuidanceMode.INITIALIZE
-        self.is_self[row] = slot.guidance_mode is GuidanceMode.SELF
+        self.set_guidance(row, slot.guidance_mode)
+
+    def set_guidance(self, row: int, mode: GuidanceMode) -> None:
+        """How the slot's negative velocity is made from now on."""
+        self.is_full[row] = mode is GuidanceMode.FULL
+        self.is_initialize[row] = mode is GuidanceMode.INITIALIZE
+        self.is_self[row] = mode is GuidanceMode.SELF
 
     def wants_negative(self, due: Flags) -> Flags:
         """Which slots need a negative forward in this step."""

@@ -25,10 +25,15 @@ from torch import Tensor
 from engine_server.model.codec import Codec
 from engine_server.model.spectral_codec import noise_like
 from shared_protocol.errors import DemonError
-from shared_protocol.timebase import first_sample, frame_of_sample, frames_to_cover
+from shared_protocol.timebase import FRAMES_PER_SECOND, first_sample, frame_of_sample, frames_to_cover
 
 LONGEST_SPAN = 500
 """Frames that a codec without a fixed span is given at once: 20 s bound the memory of pieces of any length."""
+LONGEST_WINDOW = 240 * FRAMES_PER_SECOND
+"""Pieces up to this length are generated in one window; longer ones in sliding windows of 60 s."""
+SLIDING_WINDOW = 60 * FRAMES_PER_SECOND
+SLIDING_OVERLAP = 4 * FRAMES_PER_SECOND
+SLIDING_CROSSFADE = FRAMES_PER_SECOND
 GROUP = 10
 """Sliding windows start and stop at multiples of this: of the transformer's patch (2) and of a 5 Hz code (5)."""
 
@@ -254,6 +259,30 @@ def sliding_windows(total: int, window: int = 1500, overlap: int = 100) -> tuple
     return tuple(Span(first, first + window) for first in (*regular, end - window))
 
 
+def piece_windows(frames: int) -> tuple[Span, ...]:
+    """The windows that a piece of so many frames is generated in: one, or for more than 240 s sliding ones of 60 s."""
+    if frames <= LONGEST_WINDOW:
+        return (Span(0, frames),)
+    return sliding_windows(frames, SLIDING_WINDOW, SLIDING_OVERLAP)
+
+
+def fade_between(before: Span, after: Span, crossfade: int) -> Span:
+    """The frames over which a window fades into the next: in the middle of their overlap. Raises DemonError `E_FIELD`."""
+    overlap = before.stop - after.first
+    if overlap < crossfade:
+        raise DemonError(
+            "E_FIELD", f"the window at {after.first} overlaps by {overlap} frames; crossfade needs {crossfade}"
+        )
+    first = after.first + (overlap - crossfade) // 2
+    return Span(first, first + crossfade)
+
+
+def fade(a: Tensor, b: Tensor) -> Tensor:
+    """From `a` to `b`, `[X, C]`, linearly over their frames; equal latents keep their bits."""
+    steps = torch.arange(1, len(a) + 1, device=a.device, dtype=a.dtype)
+    return a + (steps / (len(a) + 1))[:, None] * (b - a)
+
+
 def stitch_windows(windows: Mapping[int, Tensor], crossfade: int) -> Tensor:
     """Latents `[T, C]` by their origin frame -> latents `[stop of the last - origin of the first, C]`.
 
@@ -262,18 +291,11 @@ def stitch_windows(windows: Mapping[int, Tensor], crossfade: int) -> Tensor:
     """
     start, *later = sorted(windows)
     joined = windows[start]
-    steps = torch.arange(1, crossfade + 1, device=joined.device, dtype=joined.dtype)
-    weight = (steps / (crossfade + 1))[:, None]
     for origin in later:
-        overlap = start + joined.shape[0] - origin
-        if overlap < crossfade:
-            raise DemonError(
-                "E_FIELD", f"the window at {origin} overlaps by {overlap} frames; crossfade needs {crossfade}"
-            )
-        into = (overlap - crossfade) // 2
-        fade = origin - start + into
-        a, b = joined[fade : fade + crossfade], windows[origin][into : into + crossfade]
-        joined = torch.cat([joined[:fade], a + weight * (b - a), windows[origin][into + crossfade :]])
+        window = windows[origin]
+        span = fade_between(Span(start, start + joined.shape[0]), Span(origin, origin + window.shape[0]), crossfade)
+        a, b = joined[span.first - start : span.stop - start], window[span.first - origin : span.stop - origin]
+        joined = torch.cat([joined[: span.first - start], fade(a, b), window[span.stop - origin :]])
     return joined
 
 

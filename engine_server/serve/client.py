@@ -7,7 +7,8 @@ import itertools
 
 import numpy as np
 
-from engine_server.tracks.track import MAX_FRAMES_HELD, AudioWindow
+from engine_server.tracks.track import MAX_FRAMES_HELD
+from engine_server.tracks.windows import AudioWindow
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.lanes import load_lanes
@@ -37,6 +38,8 @@ class Client:
         self.hello = hello
         self.last_heard = now
         self._outbox: list[_Pending] = []
+        self._takes: dict[tuple[int, int], AudioWindow] = {}
+        """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""
         rows = load_lanes()
         infinite = float("inf")
         self._low = np.array([rows[i].minimum if i in rows else -infinite for i in hello.lanes], dtype=np.float32)
@@ -52,7 +55,10 @@ class Client:
             raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_HELD} frames of windows wait to be acknowledged")
 
     def deliver(self, window: AudioWindow) -> None:
-        """Queue a finished window."""
+        """Queue a finished window. A loop's takes the place of an older one that still waits, and is sent once."""
+        if window.take:
+            self._takes[window.epoch, window.frame] = window
+            return
         self._outbox.append(_Pending(window))
 
     def acknowledge(self, epoch: int, wanted: int, now: float) -> None:
@@ -70,13 +76,19 @@ class Client:
     def drop(self, epoch: int) -> None:
         """Forget the windows of an epoch."""
         self._outbox = [pending for pending in self._outbox if pending.window.epoch != epoch]
+        self._takes = {key: window for key, window in self._takes.items() if key[0] != epoch}
 
     def due(self) -> AudioWindow | None:
         """The next window to send."""
+        if self._takes:
+            return next(iter(self._takes.values()))
         return next((pending.window for pending in self._outbox if pending.sent_at is None), None)
 
     def mark_sent(self, window: AudioWindow, now: float) -> None:
         """`window`, from `due`, is on its way."""
+        if window.take:
+            del self._takes[window.epoch, window.frame]
+            return
         for pending in self._outbox:
             if pending.window is window:
                 pending.sent_at = now

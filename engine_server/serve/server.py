@@ -15,7 +15,7 @@ import zmq
 from engine_server.serve.client import Client
 from engine_server.serve.worker import Event, Worker
 from engine_server.tracks.engine import Engine
-from engine_server.tracks.track import AudioWindow
+from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode, encode, version_mismatch
@@ -181,7 +181,7 @@ class Server:
     def _send_windows(self) -> None:
         for client in self._clients.values():
             while window := client.due():
-                header = m.Window(window.epoch, 0, window.frame, window.count)
+                header = m.Window(window.epoch, window.take, window.frame, window.count)
                 if not self._send(client.routing_id, Packet(header, window.audio)):
                     break
                 client.mark_sent(window, time.monotonic())

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine_server import __version__
-from engine_server.tracks.engine import Engine
+from engine_server.tracks.engine import AnyTrack, Engine
 from engine_server.tracks.lanes import lane_costs
-from engine_server.tracks.track import AudioWindow, Track
+from engine_server.tracks.loop_track import LoopTrack
+from engine_server.tracks.track import Track
+from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet
@@ -87,7 +89,7 @@ class Worker:
             log.exception("track %s: %s failed", track, type(packet.header).__name__)
             self._fail(track, _engine_error(error), epoch, ends_track=is_hello)
         if known := self._engine.tracks.get(track):
-            self.positions[track] = m.Pong(known.newest_epoch, known.expected, 0.0, 0.0)
+            self.positions[track] = m.Pong(known.newest_epoch, known.expected, *self._engine.rhythm(track))
         else:
             self.positions.pop(track, None)
 
@@ -113,15 +115,19 @@ class Worker:
                 if track.sound.references.add(header, packet.audio):
                     self._emit(Event(track_id, m.Referenced(digest)))
             case m.Begin(epoch, kind, start, feed_from, deliver_from, offline):
-                if kind != "stream":
-                    raise DemonError("E_FIELD", f"kind is {kind!r}; a stream takes stream")
-                track.begin(epoch, start=start, feed_from=feed_from, deliver_from=deliver_from, offline=offline)
+                track.begin(
+                    epoch, kind=kind, start=start, feed_from=feed_from, deliver_from=deliver_from, offline=offline
+                )
             case m.Feed(epoch, frame):
                 assert packet.audio is not None
                 assert packet.lanes is not None
                 track.feed(epoch, frame, packet.audio, packet.lanes)
             case m.End(epoch, frame):
                 track.finish(epoch, frame)
+            case m.Edit(epoch, revision):
+                assert packet.edits is not None
+                track.edit(epoch, packet.edits)
+                self._emit(Event(track_id, m.Edited(epoch, revision)))
             case m.Ping(epoch, wanted):
                 track.skip(epoch, wanted)
             case m.Drop(epoch):
@@ -131,9 +137,8 @@ class Worker:
 
     def _greet(self, track_id: str, hello: m.Hello) -> None:
         checkpoint = self._engine.checkpoint
-        if hello.mode != "stream":
-            raise DemonError("E_FIELD", f"mode is {hello.mode!r}; this server takes stream")
-        track = Track(
+        kind = LoopTrack if hello.mode == "loop" else Track
+        track: AnyTrack = kind(
             track_id,
             checkpoint,
             rate=hello.rate,
@@ -185,8 +190,7 @@ class Worker:
         for p in self._engine.progress():
             if now - self._progress_at.get(p.hop.track, 0.0) >= PROGRESS_EVERY_S:
                 self._progress_at[p.hop.track] = now
-                frame = p.hop.hop * self._engine.tracks[p.hop.track].geometry.hop
-                self._emit(Event(p.hop.track, m.Progress(p.hop.epoch, frame, p.step, p.steps)))
+                self._emit(Event(p.hop.track, m.Progress(p.hop.epoch, p.frame, p.step, p.steps)))
 
     def _fail(self, track: str, error: DemonError, epoch: int, *, ends_track: bool = False) -> None:
         text = error.message.encode()[:1024].decode(errors="ignore")

@@ -132,9 +132,14 @@ class References:
         self._begin(name)
 
     def encode_some(self) -> None:
-        """Do a piece of what there is to encode."""
+        """Do a piece of what there is to encode. If that fails the reference is missing again."""
         for key, work in self._work.items():
-            latents = next(work)
+            try:
+                latents = next(work)
+            except Exception:
+                del self._work[key]
+                self._whole.discard(key[1])
+                raise
             if latents is not None:
                 self._latents[key] = latents
                 del self._work[key]

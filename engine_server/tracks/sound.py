@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,9 @@ class TrackSound:
         self._checkpoint = checkpoint
         self._catalogue = catalogue
         self._absent: list[DemonError] = []
+        self.version = 0
+        """Grows with every configuration that differs from the one before."""
+        self._config = config
         self.configure(config)
 
     @property
@@ -42,6 +47,7 @@ class TrackSound:
 
     def configure(self, config: Config) -> list[DemonError]:
         """Take a configuration; an `E_REFERENCE` or `E_LORA` for everything that it names and that is not here."""
+        self.version += config != self._config
         self._config = config
         self.references.name(config.timbre, config.structure)
         self._absent = []
@@ -83,18 +89,18 @@ class TrackSound:
         """What guidance moves away from."""
         return self._checkpoint.conditioner.null(condition)
 
-    def context(self, source: Tensor, amount: CurveLike, span: Span) -> Tensor:
-        """The decoder's context `[T, 2C]` of a window with source `[T, C]`: its structure, or that of the reference.
+    def context(self, own: Callable[[], Tensor], amount: CurveLike, span: Span) -> Tensor:
+        """The decoder's context `[T, 2C]` of a window: with the structure of the reference, or else its own one.
 
-        amount: a number or curve `[T]`, from the silence latent (0) to the structure (1). span: the window's frames, counted
-        from where the reference begins; it repeats without end.
+        own: makes the context of the window's source. amount: a number or curve `[T]`, from the silence latent (0) to the
+        structure (1). span: the window's frames, counted from where the reference begins; it repeats without end.
         """
         reference = self.references.structure()
         if reference is None:
-            context = self._checkpoint.context(source)
+            context = own()
         else:
             frames = torch.arange(span.first, span.stop) % len(reference)
-            context = self._checkpoint.structure.cover_context(reference[frames.to(reference.device)].to(source))
+            context = self._checkpoint.structure.cover_context(reference[frames.to(reference.device)])
         silence = self._checkpoint.silence
         channels = silence.shape[0]
         share = torch.as_tensor(amount, dtype=torch.float32).reshape(-1, 1)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +22,17 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
+from engine_server.tracks.windows import AudioWindow, HopId
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
+from shared_protocol.timebase import FRAMES_PER_SECOND
 
 MAX_FRAMES_HELD = 3000
 """Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
 MAX_EPOCHS = 64
-
-
-@dataclass(frozen=True)
-class HopId:
-    """Names a hop of a track's epoch; identifies its slot request."""
-
-    track: str
-    epoch: int
-    hop: int
-
-
-@dataclass(frozen=True)
-class AudioWindow:
-    """Finished audio `[2, count frames]` at the track's rate, from `frame` on."""
-
-    track: str
-    epoch: int
-    frame: int
-    count: int
-    audio: Floats
+LIVE, OFFLINE = 0, 2
+"""Ranks: what is live comes first. Between them are loops."""
 
 
 def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
@@ -120,12 +104,16 @@ class Track:
         """Next frame of input expected for the newest epoch, 0 if there is none."""
 
     @property
-    def steps(self) -> int:
-        """Denoising steps of a hop."""
-        return self.sound.steps
+    def slack_s(self) -> float:
+        """Seconds that a hop may take once its input is there."""
+        return (self.latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
 
-    def begin(self, epoch: int, *, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
+    def begin(
+        self, epoch: int, *, kind: str = "stream", start: int, feed_from: int, deliver_from: int, offline: bool
+    ) -> None:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
+        if kind != "stream":
+            raise DemonError("E_FIELD", f"kind is {kind!r}; a track in mode stream begins stream")
         if epoch <= self.newest_epoch:
             raise DemonError("E_EPOCH", f"epoch {epoch} does not come after epoch {self.newest_epoch}")
         if len(self._epochs) >= MAX_EPOCHS:
@@ -193,9 +181,41 @@ class Track:
                 return HopId(self.id, epoch, run.next_hop)
         return None
 
-    def is_offline(self, hop: HopId) -> bool:
-        """Whether a hop belongs to a bounce."""
-        return self._epochs[hop.epoch].offline
+    def waiting(self) -> list[HopId]:
+        """`next_hop()`, as a list."""
+        hop = self.next_hop()
+        return [hop] if hop else []
+
+    def is_due(self, hop: HopId) -> bool:
+        """A hop is due as soon as its input is there."""
+        return True
+
+    def rank(self, hop: HopId) -> int:
+        """Live streams come first, bounces last."""
+        return OFFLINE if self._epochs[hop.epoch].offline else LIVE
+
+    def frame_of(self, hop: HopId) -> int:
+        """A hop's first frame."""
+        return self.geometry.hop_span(hop.hop).first
+
+    def tick(self, depth: int) -> None:
+        """A tick of the engine begins."""
+
+    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
+        """A hop's lanes ride with it: nothing changes in flight."""
+        return iter(())
+
+    def open_epochs(self) -> list[int]:
+        """A stream is encoded when hops begin, and decoded when they end."""
+        return []
+
+    def work(self, epoch: int) -> list[AudioWindow]:
+        """See `open_epochs`."""
+        return []
+
+    def edit(self, epoch: int, edits: Floats) -> None:
+        """Raises `E_EPOCH`: only a loop's lanes can be edited."""
+        raise DemonError("E_EPOCH", f"epoch {epoch} is not a loop")
 
     def ring_key(self, hop: HopId) -> tuple[int, int]:
         """Frames and condition tokens of a hop's request: it shares a ring with those of the same sizes."""
@@ -213,7 +233,9 @@ class Track:
             request_id=hop,
             noise=PositionNoise(self.sound.config.seed, window.first),
             source=source,
-            context=self.sound.context(source, float(lane("structure")[self.geometry.past]), window),
+            context=self.sound.context(
+                lambda: self._checkpoint.context(source), float(lane("structure")[self.geometry.past]), window
+            ),
             conditions=[ConditionEntry(condition.states[0], condition.mask[0])],
             negatives=[ConditionEntry(null.states[0], null.mask[0])],
             solver=self.sound.config.solver,
@@ -223,7 +245,7 @@ class Track:
                 lane,
                 source,
                 self.geometry.past,
-                steps=self.steps,
+                steps=self.sound.steps,
                 own_shift=self._checkpoint.settings.shift,
             ),
         )

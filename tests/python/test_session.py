@@ -16,6 +16,7 @@ from engine_server import session as session_module
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.gain import GainEntry, channel_gain
 from engine_server.diffusion.noise import RequestNoise
+from engine_server.model import windows as windows_module
 from engine_server.model.lora import linear_shapes
 from engine_server.modulation import Modulation
 from engine_server.session import Session
@@ -826,9 +827,9 @@ LONG = 93
 @pytest.fixture
 def sliding(monkeypatch):
     """Windows of 40 frames that overlap by 20 and more, for pieces of more than 50."""
-    monkeypatch.setattr(session_module, "LONGEST_WINDOW", 50)
-    monkeypatch.setattr(session_module, "SLIDING_WINDOW", 40)
-    monkeypatch.setattr(session_module, "SLIDING_OVERLAP", 20)
+    monkeypatch.setattr(windows_module, "LONGEST_WINDOW", 50)
+    monkeypatch.setattr(windows_module, "SLIDING_WINDOW", 40)
+    monkeypatch.setattr(windows_module, "SLIDING_OVERLAP", 20)
     monkeypatch.setattr(session_module, "SLIDING_CROSSFADE", 10)
 
 

@@ -362,7 +362,7 @@ def test_other_tracks_do_not_change_a_tracks_bits(engine, tiny, plain):
     for other in others:
         other.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
         engine.tracks[other.id] = other
-        feeder(other, music(seed=other.config.seed), chunk=64)()
+        feeder(other, music(seed=other.sound.config.seed), chunk=64)()
     track = new_track(tiny)
     track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
     audio = drive(engine, track, feeder(track, music()), until=FRAMES)

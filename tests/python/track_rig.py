@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from engine_server.tracks.loop_track import LoopTrack
+from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.references import reference_hash
 from engine_server.tracks.track import Track
 from shared_protocol import messages as m
@@ -72,3 +74,49 @@ def audio_of(windows, track, epoch=1):
     """The audio `[2, N]` of an epoch's windows, in order of their frames."""
     mine = sorted((w for w in windows if w.track == track and w.epoch == epoch), key=lambda w: w.frame)
     return np.concatenate([w.audio for w in mine], axis=1)
+
+
+def loop_track(checkpoint, name="loop", *, config=None, lanes=("denoise",), loras=None, rate=RATE):
+    """A track in mode loop."""
+    return LoopTrack(
+        name,
+        checkpoint,
+        rate=rate,
+        latency=0,
+        lanes=lanes,
+        config=config or m.make_config("strings", 7),
+        loras=loras or LoraCatalogue(checkpoint),
+    )
+
+
+def feed_clip(track, audio, *, epoch=1, kind="loop", start=0, deliver_from=None, value=0.8, lanes=None, chunk=64):
+    """Begin an epoch at a frame and feed all of a clip; lanes `[frames, columns]`, or one value for all."""
+    size = samples_per_frame(track._rate)
+    frames = audio.shape[1] // size
+    table = np.full((frames, len(track.lanes)), value, dtype=np.float32) if lanes is None else lanes
+    track.begin(
+        epoch,
+        kind=kind,
+        start=start * size,
+        feed_from=start,
+        deliver_from=start if deliver_from is None else deliver_from,
+        offline=kind == "commit",
+    )
+    for first in range(0, frames, chunk):
+        stop = min(first + chunk, frames)
+        track.feed(epoch, start + first, audio[:, first * size : stop * size], table[first:stop])
+    track.finish(epoch, start + frames)
+
+
+def take_of(windows, epoch=1):
+    """The newest take of every window of a loop, in order of frames: audio `[2, N]`."""
+    newest = {}
+    for window in windows:
+        if window.epoch == epoch and window.take >= getattr(newest.get(window.frame), "take", 0):
+            newest[window.frame] = window
+    return np.concatenate([newest[frame].audio for frame in sorted(newest)], axis=1)
+
+
+def edits(*rows):
+    """The payload of an edit message from (column, first, stop, value)."""
+    return np.array(rows, dtype=np.float32)

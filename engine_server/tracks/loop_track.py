@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A track in mode loop: clips that are played while they are made, and commits of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from engine_server.diffusion.request import SlotRequest
+from engine_server.model.checkpoint import Checkpoint
+from engine_server.tracks.clip import CLIP_LIMIT, Clip
+from engine_server.tracks.commit import Commit
+from engine_server.tracks.lanes import CLIP_LANES
+from engine_server.tracks.loop import Loop
+from engine_server.tracks.lora_catalogue import LoraCatalogue
+from engine_server.tracks.sound import TrackSound
+from engine_server.tracks.track import MAX_EPOCHS, track_geometry
+from engine_server.tracks.windows import AudioWindow, HopId
+from shared_protocol.codec import Floats
+from shared_protocol.errors import DemonError
+from shared_protocol.messages import Config
+
+LIVE, OFFLINE = 1, 2
+
+
+class LoopTrack:
+    """See the module. One thread at a time; raises DemonError for what a client did wrong."""
+
+    acted_lanes = CLIP_LANES
+    clip_limit = CLIP_LIMIT
+
+    def __init__(
+        self,
+        track_id: str,
+        checkpoint: Checkpoint,
+        *,
+        rate: int,
+        latency: int,
+        lanes: Sequence[str],
+        config: Config,
+        loras: LoraCatalogue,
+    ) -> None:
+        if latency != 0:
+            raise DemonError("E_LATENCY", f"the latency is {latency} frames; a loop has none")
+        self.id = track_id
+        self.lanes = tuple(lanes)
+        self.geometry = track_geometry(checkpoint, rate)
+        self.sound = TrackSound(checkpoint, loras, config)
+        self._checkpoint = checkpoint
+        self._rate = rate
+        self._runs: dict[int, Loop | Commit] = {}
+        self._finished: set[int] = set()
+        self.newest_epoch = 0
+        self.expected = 0
+        """Next frame of input expected for the newest epoch, 0 if there is none."""
+
+    @property
+    def slack_s(self) -> float:
+        """A loop is late at once."""
+        return 0.0
+
+    def begin(self, epoch: int, *, kind: str, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
+        """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
+        if kind not in ("loop", "commit"):
+            raise DemonError("E_FIELD", f"kind is {kind!r}; a track in mode loop begins loop and commit")
+        if epoch <= self.newest_epoch:
+            raise DemonError("E_EPOCH", f"epoch {epoch} does not come after epoch {self.newest_epoch}")
+        if len(self._runs) >= MAX_EPOCHS:
+            raise DemonError("E_LIMIT", f"more than {MAX_EPOCHS} epochs are unfinished")
+        clip = Clip(
+            self._checkpoint,
+            self.geometry,
+            self.sound,
+            rate=self._rate,
+            lanes=self.lanes,
+            start_sample=start,
+            feed_from=feed_from,
+        )
+        if deliver_from < clip.start:
+            raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {clip.start}")
+        parts = (self.id, epoch, clip, self.sound, self._checkpoint, self.geometry, self._rate)
+        self._runs[epoch] = Loop(*parts) if kind == "loop" else Commit(*parts, deliver_from)
+        self.newest_epoch, self.expected = epoch, feed_from
+
+    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
+        """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`, `E_LIMIT`."""
+        if epoch in self._finished:
+            return  # a repeat of what is long done
+        run = self._run(epoch)
+        if len(lanes) + sum(other.clip.frames for other in self._runs.values()) > 2 * CLIP_LIMIT:
+            raise DemonError("E_LIMIT", f"the clips of a track have {2 * CLIP_LIMIT} frames at most: drop one")
+        self._or_drop(epoch, lambda: run.clip.feed(frame, audio, lanes))
+        if epoch == self.newest_epoch:
+            self.expected = run.clip.expected
+
+    def finish(self, epoch: int, frame: int) -> None:
+        """The clip is complete. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`."""
+        if epoch in self._finished:
+            return
+        run = self._run(epoch)
+        self._or_drop(epoch, lambda: run.clip.finish(frame))
+
+    def edit(self, epoch: int, edits: Floats) -> None:
+        """Change lanes of a loop; see `edit` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LANE_RANGE`."""
+        run = self._run(epoch)
+        if not isinstance(run, Loop):
+            raise DemonError("E_EPOCH", f"epoch {epoch} is a commit, whose lanes are as they were fed")
+        run.clip.table.edit(edits)
+
+    def skip(self, epoch: int, wanted: int) -> None:
+        """The client wants what comes from `wanted` on: in a loop the frame that sounds now."""
+        if epoch in self._runs:
+            self._runs[epoch].move_playhead(wanted)
+
+    def drop(self, epoch: int) -> None:
+        """Forget an epoch, if it is still there."""
+        if self._runs.pop(epoch, None) is not None:
+            self._finished.add(epoch)
+
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether the epoch is still there."""
+        return epoch in self._runs
+
+    def waiting(self) -> list[HopId]:
+        """What could begin: the next take of every loop, due or not, and the next round of every commit."""
+        return [hop for run in self._runs.values() if (hop := run.waiting())]
+
+    def is_due(self, hop: HopId) -> bool:
+        """Whether it is time for something that waits."""
+        return self._runs[hop.epoch].is_due()
+
+    def rank(self, hop: HopId) -> int:
+        """Loops come after live streams, and before what is offline."""
+        return OFFLINE if self._runs[hop.epoch].is_offline else LIVE
+
+    def ring_key(self, hop: HopId) -> tuple[int, int]:
+        """Frames and condition tokens of a request."""
+        return self._runs[hop.epoch].ring_key(hop)
+
+    def frame_of(self, hop: HopId) -> int:
+        """The first frame of what is made."""
+        return self._runs[hop.epoch].frame_of(hop)
+
+    def tick(self, depth: int) -> None:
+        """A tick of the engine begins."""
+        for run in self._runs.values():
+            run.tick(depth)
+
+    def take(self, hop: HopId) -> SlotRequest:
+        """The slot request of something that waits."""
+        return self._runs[hop.epoch].take(hop)
+
+    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
+        """Requests in flight whose step-time values have changed, and those values."""
+        for run in self._runs.values():
+            yield from run.revisions()
+
+    def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]:
+        """Take a finished generation `[T, C]`; its audio comes from `work`."""
+        if run := self._runs.get(hop.epoch):
+            run.complete(hop, latent)
+        return []
+
+    def open_epochs(self) -> list[int]:
+        """Epochs with something to encode or to decode."""
+        return [epoch for epoch, run in self._runs.items() if run.clip.can_encode() or run.can_decode()]
+
+    def work(self, epoch: int) -> list[AudioWindow]:
+        """Encode a bit of what has come in for an epoch, and decode one window of what is made."""
+        run = self._runs[epoch]
+        run.clip.encode_some()
+        windows = run.decode_some()
+        if run.is_done():
+            self.drop(epoch)
+        return windows
+
+    def _run(self, epoch: int) -> Loop | Commit:
+        if epoch not in self._runs:
+            raise DemonError("E_EPOCH", f"epoch {epoch} is not open")
+        return self._runs[epoch]
+
+    def _or_drop(self, epoch: int, action: Any) -> None:
+        try:
+            action()
+        except DemonError as error:
+            if error.code == "E_CLIP":
+                self.drop(epoch)
+            raise
