@@ -5,6 +5,7 @@
 #include <chrono>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <string_view>
 #include <utility>
@@ -22,6 +23,19 @@ constexpr std::chrono::milliseconds kBusyPoll{1};  // frames pass: the audio thr
 constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a while
 constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
 constexpr std::int64_t kPublishInterval = 20'000'000;
+
+/// The process's one context, with one thread for input and output however many instances there are; made by the first
+/// that asks, gone with the last.
+std::shared_ptr<zmq::context_t> sharedContext()
+{
+    static std::mutex guard;
+    static std::weak_ptr<zmq::context_t> shared;
+    const std::lock_guard lock(guard);
+    std::shared_ptr<zmq::context_t> context = shared.lock();
+    if (context == nullptr)
+        shared = context = std::make_shared<zmq::context_t>(1);
+    return context;
+}
 
 std::string drawRoutingId()
 {
@@ -45,7 +59,7 @@ public:
         if (routingId.empty())
             routingId = drawRoutingId();
         if (context == nullptr)
-            context = std::make_unique<zmq::context_t>(1);
+            context = sharedContext();
         socket = zmq::socket_t(*context, zmq::socket_type::dealer);
         socket.set(zmq::sockopt::routing_id, routingId);
         socket.set(zmq::sockopt::linger, 0);
@@ -117,7 +131,7 @@ public:
 
 private:
     std::string routingId;
-    std::unique_ptr<zmq::context_t> context;
+    std::shared_ptr<zmq::context_t> context;
     zmq::socket_t socket;
     std::vector<zmq::message_t> received;
 };
