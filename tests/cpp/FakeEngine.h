@@ -36,6 +36,7 @@ public:
 
     explicit FakeEngine(std::string address) : endpoint(std::move(address)) { start(); }
     ~FakeEngine() { stop(); }
+    const std::string& address() const { return endpoint; }
 
     void start()
     {

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Times a plugin in a host: demon_host_bench blocks|load|memory|editor [options] BUNDLE..., and prints one line of JSON.
+// Bundles are measured in turn, so that a busy machine disturbs all alike; the result has one entry for each.
+//
+//   blocks   thread CPU nanoseconds of every block; --size 64, --seconds 10, --automation 1 moves every parameter
+//   load     wall seconds from the file to the first block; --rounds 10
+//   memory   bytes that an instance adds to the process, from the second on; --instances 8
+//   editor   wall seconds of painting the whole editor into a picture; --rounds 50, --scale 1 (needs a display)
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+#include "HostedPlugin.h"
+
+using namespace host;
+
+namespace
+{
+struct Options
+{
+    std::vector<std::string> bundles;
+    std::map<std::string, double> numbers;
+
+    double number(const std::string& name, double otherwise) const
+    {
+        const auto found = numbers.find(name);
+        return found != numbers.end() ? found->second : otherwise;
+    }
+};
+
+using Series = std::vector<std::vector<double>>; ///< by bundle
+
+double now(clockid_t clock)
+{
+    timespec time{};
+    clock_gettime(clock, &time);
+    return static_cast<double>(time.tv_sec) * 1e9 + static_cast<double>(time.tv_nsec);
+}
+
+double residentBytes()
+{
+    std::ifstream file("/proc/self/statm");
+    double whole = 0.0, resident = 0.0;
+    file >> whole >> resident;
+    return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
+Series timeBlocks(const Options& options)
+{
+    const int size = static_cast<int>(options.number("size", 64));
+    const auto rounds = static_cast<int>(options.number("seconds", 10) * 48000.0 / size);
+    std::vector<std::unique_ptr<HostedPlugin>> plugins;
+    for (const std::string& bundle : options.bundles)
+        plugins.push_back(std::make_unique<HostedPlugin>(48000.0, size, false, bundle));
+    passMessages(1000); // the engine, if there is one, has been found
+    std::mt19937 random(1);
+    std::uniform_real_distribution<float> values(0.0f, 1.0f);
+    const Audio input = noise(size);
+    Series series(plugins.size());
+    const double startedAt = now(CLOCK_MONOTONIC);
+    for (int round = 0; round < rounds; ++round)
+    {
+        for (std::size_t k = 0; k < plugins.size(); ++k)
+        {
+            if (options.number("automation", 0) > 0)
+                for (juce::AudioProcessorParameter* each : plugins[k]->instance->getParameters())
+                    if (!each->isDiscrete())
+                        each->setValue(values(random));
+            Audio block(input);
+            const double before = now(CLOCK_THREAD_CPUTIME_ID);
+            plugins[k]->process(block);
+            series[k].push_back(now(CLOCK_THREAD_CPUTIME_ID) - before);
+            plugins[k]->transport.sample += size;
+        }
+        const double due = startedAt + (round + 1) * (size / 48000.0) * 1e9 - now(CLOCK_MONOTONIC);
+        if (due > 0.0)
+            usleep(static_cast<useconds_t>(due / 1e3));
+    }
+    return series;
+}
+
+Series timeLoading(const Options& options)
+{
+    Series series(options.bundles.size());
+    for (int round = 0; round < static_cast<int>(options.number("rounds", 10)); ++round)
+        for (std::size_t k = 0; k < options.bundles.size(); ++k)
+        {
+            const double before = now(CLOCK_MONOTONIC);
+            HostedPlugin plugin(48000.0, 512, false, options.bundles[k]);
+            plugin.play(noise(512), {512});
+            series[k].push_back((now(CLOCK_MONOTONIC) - before) * 1e-9);
+        }
+    return series;
+}
+
+Series weighInstances(const Options& options)
+{
+    Series series(options.bundles.size());
+    for (std::size_t k = 0; k < options.bundles.size(); ++k)
+    {
+        std::vector<std::unique_ptr<HostedPlugin>> plugins;
+        double before = 0.0;
+        for (int instance = 0; instance < static_cast<int>(options.number("instances", 8)); ++instance)
+        {
+            plugins.push_back(std::make_unique<HostedPlugin>(48000.0, 512, false, options.bundles[k]));
+            plugins.back()->play(noise(7 * 48000), {512}); // past the latency: all memory has been touched
+            passMessages(100);
+            const double resident = residentBytes();
+            if (instance > 0)
+                series[k].push_back(resident - before);
+            before = resident;
+        }
+    }
+    return series;
+}
+
+Series timeEditor(const Options& options)
+{
+    Series series(options.bundles.size());
+    for (std::size_t k = 0; k < options.bundles.size(); ++k)
+    {
+        // Painted from outside, a hosted editor is an empty window of another process's toolkit. So what is timed is
+        // the work of this process while the editor repaints by itself, per second of it being open.
+        HostedPlugin plugin(48000.0, 512, false, options.bundles[k]);
+        if (!plugin.instance->hasEditor())
+            continue;
+        const std::unique_ptr<juce::AudioProcessorEditor> editor(plugin.instance->createEditorIfNeeded());
+        editor->addToDesktop(juce::ComponentPeer::windowIsTemporary);
+        editor->setVisible(true);
+        passMessages(1000);
+        for (int round = 0; round < static_cast<int>(options.number("rounds", 5)); ++round)
+        {
+            const double cpu = now(CLOCK_PROCESS_CPUTIME_ID), wall = now(CLOCK_MONOTONIC);
+            const double until = wall + 1e9;
+            const Audio input = noise(512);
+            while (now(CLOCK_MONOTONIC) < until)
+            {
+                plugin.play(input, {512});
+                passMessages(10);
+            }
+            series[k].push_back((now(CLOCK_PROCESS_CPUTIME_ID) - cpu) / (now(CLOCK_MONOTONIC) - wall));
+        }
+    }
+    return series;
+}
+
+Options parse(int count, char** arguments)
+{
+    Options options;
+    for (int i = 2; i < count; ++i)
+    {
+        const std::string argument = arguments[i];
+        if (argument.rfind("--", 0) == 0 && i + 1 < count)
+            options.numbers[argument.substr(2)] = std::stod(arguments[++i]);
+        else
+            options.bundles.push_back(argument);
+    }
+    return options;
+}
+
+void print(const Series& series)
+{
+    std::cout << "[";
+    for (std::size_t k = 0; k < series.size(); ++k)
+    {
+        std::cout << (k > 0 ? ", [" : "[");
+        for (std::size_t i = 0; i < series[k].size(); ++i)
+            std::cout << (i > 0 ? ", " : "") << series[k][i];
+        std::cout << "]";
+    }
+    std::cout << "]\n";
+}
+} // namespace
+
+int main(int count, char** arguments)
+{
+    const std::map<std::string, Series (*)(const Options&)> kinds{
+        {"blocks", timeBlocks}, {"load", timeLoading}, {"memory", weighInstances}, {"editor", timeEditor}};
+    const auto kind = kinds.find(count > 1 ? arguments[1] : "");
+    if (kind == kinds.end())
+    {
+        std::cerr << "blocks, load, memory or editor?\n";
+        return 2;
+    }
+    try
+    {
+        const juce::ScopedJuceInitialiser_GUI juceRuntime;
+        print(kind->second(parse(count, arguments)));
+        return 0;
+    }
+    catch (const std::exception& problem)
+    {
+        std::cerr << problem.what() << "\n";
+        return 1;
+    }
+}
