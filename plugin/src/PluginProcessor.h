@@ -9,6 +9,7 @@
 #include "Editing.h"
 #include "LaneParameters.h"
 #include "PluginState.h"
+#include "TimelineHistory.h"
 #include "core/Handover.h"
 #include "core/Realtime.h"
 #include "core/Stream.h"
@@ -55,7 +56,8 @@ public:
     Settings settings() const;                   ///< the user's own; the environment may win over them
     void changeSettings(const Settings& wanted); ///< by the user: the host is told that the project has changed
     std::string engineEndpoint() const { return link.endpoint(); }
-    Editing& editing() { return edits; } ///< message thread
+    Editing& editing() { return edits; }          ///< message thread
+    TimelineHistory& timeline() { return heard; } ///< message thread
     const LaneParameters& lanes() const { return parameters; }
     const Telemetry& telemetry() const { return numbers; }
     LinkStatus linkStatus() const { return link.status(); }
@@ -89,6 +91,7 @@ private:
     std::atomic<int> longest{0};
     std::atomic<bool> rateIsSupported{true};
 
+    TimelineHistory heard;
     Editing edits{*this, parameters, makeSettingsAccess()};
 
     EngineLink link; ///< last: its thread ends before anything that it uses
