@@ -20,7 +20,7 @@ struct Take
 /// What the editor remembers in the project. Shapes no sound.
 struct EditorState
 {
-    static constexpr int kDefaultWidth = 1180, kDefaultHeight = 800;
+    static constexpr int kDefaultWidth = 1200, kDefaultHeight = 860;
     static constexpr int kMinWidth = 940, kMinHeight = 640, kMaxWidth = 2800, kMaxHeight = 1900;
     static constexpr std::size_t kMaxTakes = 48;
 

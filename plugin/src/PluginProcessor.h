@@ -12,6 +12,7 @@
 #include "Player.h"
 #include "PluginState.h"
 #include "ReferenceKeeper.h"
+#include "TimelineHistory.h"
 #include "core/Handover.h"
 #include "core/OutputTail.h"
 #include "core/Realtime.h"
@@ -61,7 +62,8 @@ public:
     Settings settings() const;                   ///< the user's own; the environment may win over them
     void changeSettings(const Settings& wanted); ///< by the user: the host is told that the project has changed
     std::string engineEndpoint() const { return link.endpoint(); }
-    Editing& editing() { return edits; } ///< message thread
+    Editing& editing() { return edits; }          ///< message thread
+    TimelineHistory& timeline() { return heard; } ///< message thread
     ClipKeeper& clip() { return clips; }
     ReferenceKeeper& references() { return referenceAudio; }
     const RenderRecorder& renders() const { return recorder; }
@@ -111,6 +113,7 @@ private:
     std::atomic<int> longest{0};
     std::atomic<bool> rateIsSupported{true};
 
+    TimelineHistory heard;
     Editing edits{*this, parameters, makeSettingsAccess()};
 
     RenderRecorder recorder;

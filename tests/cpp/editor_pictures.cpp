@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: AGPL-3.0-or-later
+// Writes a picture of the editor in every state:  demon_editor_pictures FOLDER
+#include <cstdio>
+#include <functional>
+
+#include "Showcase.h"
+
+using namespace demon;
+
+namespace
+{
+struct Picture
+{
+    const char* name;
+    std::function<void(Showcase&)> arrange;
+    bool light = false;
+    float scale = 1.0f;
+    int width = EditorState::kDefaultWidth, height = EditorState::kDefaultHeight;
+};
+
+WindowState healthy(double seconds)
+{
+    return seconds < 0.0 ? WindowState::ready : seconds < 1.2 ? WindowState::ready : WindowState::inFlight;
+}
+
+void playing(Showcase& s) { s.play(41.6, 20.0, 46.0, healthy); }
+
+void noEngine(Showcase& s)
+{
+    s.engine.now = {};
+    s.engine.now.state = EngineState::absent;
+    s.engine.now.endpoint = "tcp://127.0.0.1:47800";
+    s.engine.now.canStart = true;
+    s.engine.knowsLanes = false;
+    s.status.now = {Severity::warning, "", "No engine at tcp://127.0.0.1:47800: start it with demon serve", "", false};
+    s.play(12.0, 0.0, 12.0, [](double) { return WindowState::waiting; });
+}
+
+void warming(Showcase& s)
+{
+    noEngine(s);
+    s.engine.now.state = EngineState::warming;
+    s.engine.now.canStart = false;
+    s.engine.now.model = "embedded";
+    s.engine.now.backend = "compile, CPU";
+    s.engine.now.warmUp = 0.45;
+    s.status.now = {Severity::busy, "", "The engine warms up: 45 %", "it was started by this plugin", false};
+}
+
+void late(Showcase& s)
+{
+    s.engine.now.lateWindows = 63;
+    s.engine.now.ticks = 3.1;
+    s.engine.now.generations = 0.39;
+    s.play(41.6, 20.0, 46.0,
+           [](double seconds)
+           {
+               if (seconds > -1.4 && seconds < 0.0)
+                   return WindowState::late;
+               return seconds > -6.0 && seconds < -4.9 ? WindowState::late : healthy(seconds + 1.2);
+           });
+    s.status.now = {Severity::warning, "",
+                    "63 frames came late; the source played in their place. Choose a longer latency",
+                    "received 1417 frames, round trip 3.8 ms", false};
+}
+
+void offline(Showcase& s)
+{
+    s.engine.now.ticks = 9.8;
+    s.engine.now.generations = 1.2;
+    s.engine.now.controlToSound.reset();
+    s.play(18.0, 0.0, 22.0, [](double seconds) { return seconds < 0.0 ? WindowState::ready : WindowState::inFlight; });
+    s.status.now = {Severity::busy, "", "Bouncing: the plugin waits for the engine as long as it makes progress",
+                    "received 450 frames", false};
+}
+
+void frozen(Showcase& s)
+{
+    s.engine.now = {};
+    s.engine.now.state = EngineState::unneeded;
+    s.engine.now.endpoint = "tcp://127.0.0.1:47800";
+    s.render.now.isFrozen = true;
+    s.render.now.isStale = true;
+    s.render.now.text = "Frozen 0:24 to 0:48";
+    s.play(36.0, 24.0, 48.0,
+           [](double seconds) { return seconds > 3.0 && seconds < 6.0 ? WindowState::stale : WindowState::ready; });
+    s.status.now = {Severity::calm, "", "Frozen: plays the rendered result without an engine; 3 s are stale", "",
+                    false};
+}
+
+void error(Showcase& s)
+{
+    s.engine.now.state = EngineState::refused;
+    s.engine.now.model = {};
+    s.engine.now.backend = {};
+    s.engine.now.ticks.reset();
+    s.engine.now.generations.reset();
+    s.engine.now.controlToSound.reset();
+    s.play(41.6, 20.0, 41.6, [](double seconds) { return seconds < -8.0 ? WindowState::ready : WindowState::late; });
+    s.status.now = {
+        Severity::error, "E_NO_CHECKPOINT",
+        "the checkpoint acestep-v15-turbo is not on the engine's machine: run demon models fetch turbo there", "",
+        true};
+}
+
+void loopDrawn(Showcase& s)
+{
+    s.playInLoop();
+    s.loop.now.state = ClipState::ready;
+    s.loop.now.first = 200;
+    s.loop.now.frames = 400;
+    s.loop.now.cycles = true;
+    s.loop.now.bounceIsStale = true;
+    s.plugin.editing().editor.change([](EditorState& state) { state.timelineSeconds = 20.0; });
+    s.play(17.0, 8.0, 24.0, [](double) { return WindowState::ready; });
+    std::vector<float> smooth, steps;
+    for (int i = 0; i < 170; ++i)
+        smooth.push_back(static_cast<float>(0.5 - 0.4 * std::cos(i * 0.037)));
+    for (int i = 0; i < 100; ++i)
+        steps.push_back(i / 20 % 2 == 0 ? 0.3f : 0.85f);
+    s.plugin.editing().drawn.draw(lane::denoise, 20, smooth);
+    s.plugin.editing().drawn.draw(lane::denoise, 240, steps);
+    s.status.now.text = "Ready: embedded, eager; take 37";
+    s.engine.now.latency = 0.0;
+}
+
+void loopEmpty(Showcase& s)
+{
+    s.playInLoop();
+    s.engine.now.latency = 0.0;
+    s.engine.now.generations.reset();
+    s.status.now.text = "Ready: capture a clip";
+}
+
+const Picture kPictures[] = {
+    {"no-engine", noEngine},
+    {"warming", warming},
+    {"playing", playing},
+    {"playing-2x", playing, false, 2.0f},
+    {"late", late},
+    {"offline", offline},
+    {"frozen", frozen},
+    {"error", error},
+    {"light", playing, true},
+    {"light-2x", playing, true, 2.0f},
+    {"loop", loopDrawn},
+    {"loop-light", loopDrawn, true},
+    {"loop-empty", loopEmpty},
+    {"smallest", playing, false, 1.0f, EditorState::kMinWidth, EditorState::kMinHeight},
+    {"large", loopDrawn, false, 1.0f, 1720, 1080},
+};
+
+bool write(const Picture& picture, const juce::File& folder)
+{
+    Showcase showcase;
+    picture.arrange(showcase);
+    EditorView view(showcase.models(), UserPreferences(juce::File()));
+    view.setLight(picture.light);
+    view.setSize(picture.width, picture.height);
+    for (int i = 0; i < 3; ++i)
+        view.refreshAll();
+    const juce::Image image = view.createComponentSnapshot(view.getLocalBounds(), true, picture.scale);
+    const juce::File file = folder.getChildFile(juce::String(picture.name) + ".png");
+    file.deleteFile();
+    juce::FileOutputStream stream(file);
+    return stream.openedOk() && juce::PNGImageFormat().writeImageToStream(image, stream);
+}
+} // namespace
+
+int main(int argc, char** argv)
+{
+    if (argc != 2)
+    {
+        std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        return 2;
+    }
+    const juce::ScopedJuceInitialiser_GUI juceRuntime;
+    const juce::File folder = juce::File::getCurrentWorkingDirectory().getChildFile(argv[1]);
+    folder.createDirectory();
+    for (const Picture& picture : kPictures)
+        if (!write(picture, folder))
+        {
+            std::fprintf(stderr, "cannot write %s\n", picture.name);
+            return 1;
+        }
+    return 0;
+}
