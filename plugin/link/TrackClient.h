@@ -183,6 +183,7 @@ private:
     std::deque<WetFrame> takes;     ///< of the loop, each frame once
 
     ClipSource loop;
+    std::int64_t takesBefore = 0; ///< of engines that have answered before
     EditQueue edits;
     std::int64_t editsTaken = 0;
     std::int64_t lastTick = 0;

@@ -87,6 +87,7 @@ void TrackClient::release(std::int32_t epoch)
 void TrackClient::takeLoopWindow(EpochRecord& record, const Window& message, std::int64_t now)
 {
     progressAt = now;
+    const std::int64_t take = takesBefore + message.take; // an engine that was restarted counts from one again
     const std::int64_t last = message.frame + message.count;
     if (message.frame < record.firstFrame || last > record.keptEnd())
         return;
@@ -98,15 +99,15 @@ void TrackClient::takeLoopWindow(EpochRecord& record, const Window& message, std
     const std::size_t channelStride = static_cast<std::size_t>(message.count) * length;
     for (std::int64_t f = message.frame; f < last; ++f)
     {
-        WetFrame frame{record.id, f, std::vector<float>(2 * length), static_cast<std::int32_t>(message.take)};
+        WetFrame frame{record.id, f, std::vector<float>(2 * length), static_cast<std::int32_t>(take)};
         const float* left = message.audio.data() + static_cast<std::size_t>(f - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));
         takes.push_back(std::move(frame));
         ++published.windows;
     }
-    published.take = std::max(published.take, message.take);
-    if (takeWhenEdited != 0 && message.take > takeWhenEdited)
+    published.take = std::max(published.take, take);
+    if (takeWhenEdited != 0 && take > takeWhenEdited)
     {
         published.controlNanoseconds = now - editedAt;
         editedAt = takeWhenEdited = 0;

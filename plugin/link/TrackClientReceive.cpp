@@ -49,6 +49,7 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     backOff = kFirstBackOff;
     welcomeAt = progressAt = now;
     pingAtOnce = true;
+    takesBefore = published.take;
     edits.setCosts(message.lanes, message.costs);
     if (recorder != nullptr)
         recorder->setEngine({message.server,

@@ -22,7 +22,7 @@ void LaunchMachine::setWanted(bool isWanted, std::int64_t now)
     unwantedAt = now;
     probeAt = 0;
     if (!childRuns)
-        state = wanted ? EngineState::searching : EngineState::off;
+        state = wanted ? LaunchState::searching : LaunchState::off;
 }
 
 void LaunchMachine::setPlan(EngineConsent userConsent, std::string commandProblem)
@@ -53,7 +53,7 @@ LaunchMachine::Action LaunchMachine::next(std::int64_t now)
     {
         if (!mustStop(now))
             return Action::none;
-        state = EngineState::stopping;
+        state = LaunchState::stopping;
         if (terminatedAt == 0)
         {
             terminatedAt = now;
@@ -77,30 +77,30 @@ void LaunchMachine::probed(bool answers, std::int64_t now)
     {
         quickDeaths = 0;
         failure.clear();
-        state = EngineState::answering;
+        state = LaunchState::answering;
         return;
     }
     state = stateWithoutEngine();
-    if (state != EngineState::searching)
+    if (state != LaunchState::searching)
         return;
     mayStart = now >= startAt;
     if (!mayStart)
     {
-        state = EngineState::waiting;
+        state = LaunchState::waiting;
         probeAt = startAt;
     }
 }
 
 /// `searching` when nothing forbids to start one.
-EngineState LaunchMachine::stateWithoutEngine() const
+LaunchState LaunchMachine::stateWithoutEngine() const
 {
     if (quickDeaths >= kMaxQuickDeaths)
-        return EngineState::gaveUp;
+        return LaunchState::gaveUp;
     if (consent == EngineConsent::no)
-        return EngineState::declined;
+        return LaunchState::declined;
     if (!noCommand.empty())
-        return EngineState::noCommand;
-    return consent == EngineConsent::ask ? EngineState::needsConsent : EngineState::searching;
+        return LaunchState::noCommand;
+    return consent == EngineConsent::ask ? LaunchState::needsConsent : LaunchState::searching;
 }
 
 void LaunchMachine::started(std::int64_t now)
@@ -111,7 +111,7 @@ void LaunchMachine::started(std::int64_t now)
     terminatedAt = 0;
     progress.clear();
     lines.clear();
-    state = EngineState::starting;
+    state = LaunchState::starting;
 }
 
 void LaunchMachine::startFailed(const std::string& reason, std::int64_t now)
@@ -124,7 +124,7 @@ void LaunchMachine::startFailed(const std::string& reason, std::int64_t now)
 
 void LaunchMachine::lockedElsewhere(std::int64_t now)
 {
-    state = EngineState::elsewhere;
+    state = LaunchState::elsewhere;
     probeAt = now + kElsewhereInterval;
 }
 
@@ -137,8 +137,8 @@ void LaunchMachine::printed(const std::string& line)
         return;
     progress = line;
     isReady = startsWith(line, "serving ");
-    if (isReady && state == EngineState::starting)
-        state = EngineState::serving;
+    if (isReady && state == LaunchState::starting)
+        state = LaunchState::serving;
 }
 
 void LaunchMachine::exited(const std::string& how, std::int64_t now)
@@ -148,7 +148,7 @@ void LaunchMachine::exited(const std::string& how, std::int64_t now)
     if (std::exchange(terminatedAt, 0) == 0)
         return died(how, now);
     quickDeaths = 0; // it was asked to
-    state = wanted ? EngineState::searching : EngineState::off;
+    state = wanted ? LaunchState::searching : LaunchState::off;
 }
 
 void LaunchMachine::died(const std::string& how, std::int64_t now)
@@ -161,22 +161,22 @@ void LaunchMachine::died(const std::string& how, std::int64_t now)
         log += line + "\n";
     startAt = now + (kFirstBackOff << std::min(quickDeaths - 1, 4));
     probeAt = std::min(startAt, now + kProbeInterval);
-    state = quickDeaths >= kMaxQuickDeaths ? EngineState::gaveUp : EngineState::waiting;
+    state = quickDeaths >= kMaxQuickDeaths ? LaunchState::gaveUp : LaunchState::waiting;
 }
 
 EngineReport LaunchMachine::report() const
 {
     if (wanted && !local)
-        return {EngineState::notLocal, "", "", ""};
+        return {LaunchState::notLocal, "", "", ""};
     switch (state)
     {
-    case EngineState::starting:
-    case EngineState::serving:
+    case LaunchState::starting:
+    case LaunchState::serving:
         return {state, "", progress, ""};
-    case EngineState::noCommand:
+    case LaunchState::noCommand:
         return {state, "E_ENGINE_COMMAND", noCommand, ""};
-    case EngineState::waiting:
-    case EngineState::gaveUp:
+    case LaunchState::waiting:
+    case LaunchState::gaveUp:
         return {state, "E_ENGINE_START", failure, log};
     default:
         return {state, "", "", ""};

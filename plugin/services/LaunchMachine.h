@@ -9,7 +9,7 @@
 namespace demon
 {
 /// What the editor shows about the engine's process.
-enum class EngineState
+enum class LaunchState
 {
     off,          ///< nobody needs one
     notLocal,     ///< the endpoint is not on this machine: nothing of ours to start
@@ -28,7 +28,7 @@ enum class EngineState
 
 struct EngineReport
 {
-    EngineState state = EngineState::off;
+    LaunchState state = LaunchState::off;
     std::string code; ///< E_ENGINE_START, E_ENGINE_COMMAND or empty
     std::string text; ///< for the user, one line; may be empty
     std::string log;  ///< the last lines that an engine has printed before it ended, for a closer look
@@ -84,14 +84,14 @@ private:
 
     bool mustStop(std::int64_t now) const;
     void died(const std::string& how, std::int64_t now);
-    EngineState stateWithoutEngine() const;
+    LaunchState stateWithoutEngine() const;
 
     const bool local;
     const std::int64_t linger;
     EngineConsent consent = EngineConsent::ask;
     std::string noCommand;
 
-    EngineState state = EngineState::off; ///< while there is a child, or as the last probe left it
+    LaunchState state = LaunchState::off; ///< while there is a child, or as the last probe left it
     bool wanted = false, quits = false;
     std::int64_t unwantedAt = 0;
     bool childRuns = false, isReady = false, mayStart = false;

@@ -131,7 +131,46 @@ WireLaneValues PluginProcessor::wireLanes() const
 }
 
 /// What has to be done now and then, and is no other thread's affair.
-void PluginProcessor::timerCallback() { clips.tidy(); }
+void PluginProcessor::timerCallback()
+{
+    clips.tidy();
+    drainNotes();
+    rememberEngine(link.status());
+}
+
+void PluginProcessor::drainNotes()
+{
+    const auto pictureOf = [](const FrameNote& note)
+    {
+        constexpr WindowState states[] = {WindowState::dry, WindowState::waiting, WindowState::late,
+                                          WindowState::ready};
+        TimelineFrame picture;
+        picture.state = states[static_cast<std::size_t>(note.status)];
+        picture.sourceLow = note.input.lowest;
+        picture.sourceHigh = note.input.highest;
+        picture.generatedLow = note.output.lowest;
+        picture.generatedHigh = note.output.highest;
+        return picture;
+    };
+    while (numbers.notes.tryPop([&](const FrameNote& note) { heard.add({note.frame, pictureOf(note), note.lanes}); }))
+    {
+    }
+}
+
+/// LoRAs of a preset are known by name until an engine says what they are; and the project names the checkpoint that
+/// made its sound.
+void PluginProcessor::rememberEngine(const LinkStatus& status)
+{
+    if (status.state != LinkState::ready)
+        return;
+    edits.resolveLoras(status.engine.loraNames, status.engine.loras);
+    Settings wanted = settings();
+    if (!wanted.checkpointHash.empty() || status.windows == 0)
+        return;
+    wanted.checkpoint = status.engine.checkpoint;
+    wanted.checkpointHash = status.engine.checkpointHash;
+    applySettings(wanted);
+}
 
 void PluginProcessor::reset() { resetRequested.store(true, std::memory_order_release); }
 
@@ -294,6 +333,7 @@ bool PluginProcessor::applySettings(const Settings& wanted)
         timeoutNanoseconds = static_cast<std::int64_t>(used.timeoutSeconds * 1e9);
         link.setConfig(used.config);
         link.setEndpoint(used.endpoint);
+        starter.setEndpoint(used.endpoint);
         const bool isOther =
             used.mode != old.mode || (used.mode == PlayMode::stream && used.latencyFrames() != old.latencyFrames());
         if (isOther && !players.isEmpty())
@@ -304,10 +344,40 @@ bool PluginProcessor::applySettings(const Settings& wanted)
     return hasChanged;
 }
 
+/// Also the wish to go on with the checkpoint that the engine has now.
 void PluginProcessor::acknowledgeErrors()
 {
     numbers.timedOut = false;
+    numbers.noClip = false;
     link.acknowledgeError();
+    Settings wanted = settings();
+    if (const LinkStatus status = link.status(); status.state == LinkState::ready && !wanted.checkpointHash.empty())
+    {
+        wanted.checkpoint = status.engine.checkpoint;
+        wanted.checkpointHash = status.engine.checkpointHash;
+        changeSettings(wanted);
+    }
+}
+
+bool PluginProcessor::hasErrors() const
+{
+    return numbers.timedOut || numbers.noClip || !link.status().errorCode.empty() || problem().has_value();
+}
+
+std::optional<Problem> PluginProcessor::problem() const
+{
+    const LinkStatus status = link.status();
+    const Settings now = settings();
+    if (status.state == LinkState::ready && !now.checkpointHash.empty() &&
+        now.checkpointHash != status.engine.checkpointHash)
+        return Problem{"E_CHECKPOINT", "this project was made with " + now.checkpoint + ", the engine has " +
+                                           status.engine.checkpoint + " of other content: it will sound different"};
+    if (const auto ofClip = clips.problem())
+        return ofClip;
+    for (const ReferenceKind kind : {ReferenceKind::timbre, ReferenceKind::structure})
+        if (const auto ofReference = referenceAudio.problem(kind))
+            return ofReference;
+    return recorder.problem();
 }
 
 void PluginProcessor::getStateInformation(juce::MemoryBlock& block)

@@ -4,10 +4,12 @@
 #include <juce_audio_processors/juce_audio_processors.h>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "ClipKeeper.h"
 #include "Editing.h"
+#include "EngineStart.h"
 #include "LaneParameters.h"
 #include "Player.h"
 #include "PluginState.h"
@@ -66,7 +68,9 @@ public:
     TimelineHistory& timeline() { return heard; } ///< message thread
     ClipKeeper& clip() { return clips; }
     ReferenceKeeper& references() { return referenceAudio; }
+    EngineStart& engineStart() { return starter; }
     const RenderRecorder& renders() const { return recorder; }
+    Meters& meters() { return numbers.meters; }
     std::shared_ptr<Loop> loop() const;          ///< null in Stream
     std::int64_t playheadFrame() const noexcept; ///< of the last block, on the timeline
     WireLaneValues wireLanes() const;            ///< as the host has them now
@@ -74,6 +78,8 @@ public:
     const Telemetry& telemetry() const { return numbers; }
     LinkStatus linkStatus() const { return link.status(); }
     void acknowledgeErrors();
+    bool hasErrors() const;                 ///< to acknowledge
+    std::optional<Problem> problem() const; ///< of files and the engine's start, the most urgent
     bool isRateSupported() const { return rateIsSupported; }
     int longestBlock() const { return longest.load(std::memory_order_relaxed); } ///< samples, since prepareToPlay
 
@@ -85,6 +91,8 @@ private:
     bool applySettings(const Settings& wanted);
     Transport readTransport() const noexcept;
     void timerCallback() override;
+    void drainNotes();
+    void rememberEngine(const LinkStatus& status);
     void readControls(Controls& controls, bool forceBypass) const noexcept;
     void process(juce::AudioBuffer<float>&, bool forceBypass);
     void processStereo(Player&, std::array<float*, 2> audio, int count, const Transport&, const Controls&);
@@ -116,6 +124,7 @@ private:
     TimelineHistory heard;
     Editing edits{*this, parameters, makeSettingsAccess()};
 
+    EngineStart starter;
     RenderRecorder recorder;
     EngineLink link; ///< its thread ends before anything that it uses
     ReferenceKeeper referenceAudio;

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "FactoryPresets.h"
-#include "UserFolders.h"
+#include "services/UserFolders.h"
 
 namespace demon
 {
@@ -174,7 +174,7 @@ std::optional<presetJson::WholeConfig> presetJson::readConfig(const juce::String
     return config;
 }
 
-juce::File PresetLibrary::defaultFolder() { return userDataFolder().getChildFile("presets"); }
+juce::File PresetLibrary::defaultFolder() { return juce::File((userFolders::data() / "presets").string()); }
 
 PresetLibrary::PresetLibrary(juce::File folder) : userFolder(std::move(folder)) { rescan(); }
 

@@ -15,9 +15,13 @@ inline juce::String statusLine(const PluginProcessor& processor, const LinkStatu
     if (!link.errorCode.empty())
         return juce::String(link.errorCode) + ": " + juce::String::fromUTF8(link.errorText.c_str()) +
                (timedOut ? ". The bounce is dry from there on" : "");
+    if (processor.telemetry().noClip)
+        return "E_CLIP: there is no clip to bounce, and the dry signal passed: capture one first";
     if (timedOut)
         return "E_TIMEOUT: the engine did not answer, the bounce is dry from there on. Start it (demon serve) and "
                "bounce again";
+    if (const auto problem = processor.problem())
+        return juce::String(problem->code) + ": " + juce::String::fromUTF8(problem->text.c_str());
     switch (link.state)
     {
     case LinkState::idle:

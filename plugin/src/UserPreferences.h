@@ -2,33 +2,26 @@
 #pragma once
 #include <juce_core/juce_core.h>
 
-#include "UserFolders.h"
+#include "services/UserSettings.h"
 
 namespace demon
 {
-/// What the user prefers in every project: editor.json in the user's data folder, {"theme": "dark"}. A file that cannot
-/// be read is as if it were not there; one that cannot be written loses the preference. Message thread.
+/// What the user prefers in every editor. A file that cannot be written loses the preference. Message thread only.
 class UserPreferences
 {
 public:
-    explicit UserPreferences(juce::File preferencesFile = userDataFolder().getChildFile("editor.json"))
-        : file(std::move(preferencesFile))
+    explicit UserPreferences(const juce::File& settings = juce::File(UserSettingsFile::defaultPath().string()))
+        : file(settings.getFullPathName().toStdString())
     {
     }
 
-    bool isLight() const { return juce::JSON::parse(file)["theme"].toString() == "light"; }
-
+    bool isLight() const { return file.load().theme == Theme::light; }
     void setLight(bool light) const
     {
-        juce::var json = juce::JSON::parse(file);
-        if (!json.isObject())
-            json = new juce::DynamicObject();
-        json.getDynamicObject()->setProperty("theme", light ? "light" : "dark");
-        file.getParentDirectory().createDirectory();
-        file.replaceWithText(juce::JSON::toString(json));
+        file.change([light](UserSettings& settings) { settings.theme = light ? Theme::light : Theme::dark; });
     }
 
 private:
-    const juce::File file;
+    const UserSettingsFile file;
 };
 } // namespace demon

@@ -131,14 +131,14 @@ LaunchMachine readyMachine(std::int64_t now = kSecond)
 TEST_CASE("an engine is started when somebody wants one, none answers and the user agrees")
 {
     LaunchMachine machine = readyMachine();
-    CHECK(machine.report().state == EngineState::searching);
+    CHECK(machine.report().state == LaunchState::searching);
     CHECK(afterProbe(machine, kSecond) == Action::start);
     machine.started(kSecond);
-    CHECK(machine.report().state == EngineState::starting);
+    CHECK(machine.report().state == LaunchState::starting);
     machine.printed("loading small");
     CHECK(machine.report().text == "loading small");
     machine.printed("serving tcp://127.0.0.1:1 small hash eager");
-    CHECK(machine.report().state == EngineState::serving);
+    CHECK(machine.report().state == LaunchState::serving);
     CHECK(machine.next(100 * kSecond) == Action::none);
 }
 
@@ -147,7 +147,7 @@ TEST_CASE("an engine that answers is left alone, and looked after every two seco
     LaunchMachine machine = readyMachine();
     REQUIRE(machine.next(kSecond) == Action::probe);
     machine.probed(true, kSecond);
-    CHECK(machine.report().state == EngineState::answering);
+    CHECK(machine.report().state == LaunchState::answering);
     CHECK(machine.next(kSecond + 1) == Action::none);
     CHECK(afterProbe(machine, 3 * kSecond) == Action::start); // it has gone
 }
@@ -157,13 +157,13 @@ TEST_CASE("nothing is started without consent, without a command, for another ma
     LaunchMachine machine = readyMachine();
     machine.setPlan(EngineConsent::ask, "");
     CHECK(afterProbe(machine, kSecond) == Action::none);
-    CHECK(machine.report().state == EngineState::needsConsent);
+    CHECK(machine.report().state == LaunchState::needsConsent);
     machine.setPlan(EngineConsent::no, "");
     CHECK(afterProbe(machine, kSecond) == Action::none);
-    CHECK(machine.report().state == EngineState::declined);
+    CHECK(machine.report().state == LaunchState::declined);
     machine.setPlan(EngineConsent::yes, "there is none");
     CHECK(afterProbe(machine, kSecond) == Action::none);
-    CHECK(machine.report().state == EngineState::noCommand);
+    CHECK(machine.report().state == LaunchState::noCommand);
     CHECK(machine.report().text == "there is none");
     machine.setPlan(EngineConsent::yes, "");
     CHECK(afterProbe(machine, kSecond) == Action::start);
@@ -172,12 +172,12 @@ TEST_CASE("nothing is started without consent, without a command, for another ma
     remote.setPlan(EngineConsent::yes, "");
     remote.setWanted(true, 0);
     CHECK(remote.next(0) == Action::none);
-    CHECK(remote.report().state == EngineState::notLocal);
+    CHECK(remote.report().state == LaunchState::notLocal);
 
     LaunchMachine unwanted(true, 0);
     unwanted.setPlan(EngineConsent::yes, "");
     CHECK(unwanted.next(0) == Action::none);
-    CHECK(unwanted.report().state == EngineState::off);
+    CHECK(unwanted.report().state == LaunchState::off);
 }
 
 TEST_CASE("after three quick deaths, each waited for longer, it gives up with the reason until it is told to retry")
@@ -190,7 +190,7 @@ TEST_CASE("after three quick deaths, each waited for longer, it gives up with th
         machine.started(now);
         machine.printed("E_BIND: taken");
         machine.exited("exit status 1", now + 1);
-        CHECK(machine.report().state == EngineState::waiting);
+        CHECK(machine.report().state == LaunchState::waiting);
         CHECK(machine.next(now + wait) == Action::none);
         now += wait + 1;
     }
@@ -199,12 +199,12 @@ TEST_CASE("after three quick deaths, each waited for longer, it gives up with th
     machine.printed("Traceback");
     machine.printed("E_BIND: taken");
     machine.exited("exit status 1", now + 19 * kSecond); // never ready
-    CHECK(machine.report().state == EngineState::gaveUp);
+    CHECK(machine.report().state == LaunchState::gaveUp);
     CHECK(machine.report().code == "E_ENGINE_START");
     CHECK(machine.report().text == "the engine has ended (exit status 1): E_BIND: taken");
     CHECK(machine.report().log == "Traceback\nE_BIND: taken\n");
     CHECK(afterProbe(machine, now + 1000 * kSecond) == Action::none);
-    CHECK(machine.report().state == EngineState::gaveUp);
+    CHECK(machine.report().state == LaunchState::gaveUp);
     machine.retry();
     CHECK(afterProbe(machine, now + 1001 * kSecond) == Action::start);
 }
@@ -221,7 +221,7 @@ TEST_CASE("an engine that has served for a while and dies is started again, howe
         machine.printed("serving x");
         now += LaunchMachine::kQuick + 1;
         machine.exited("signal 9", now);
-        CHECK(machine.report().state == EngineState::waiting);
+        CHECK(machine.report().state == LaunchState::waiting);
         now += LaunchMachine::kFirstBackOff;
     }
 }
@@ -237,12 +237,12 @@ TEST_CASE("what nobody wants any more ends after a while, politely and then not"
     CHECK(machine.next(16 * kSecond) == Action::none);
     machine.setWanted(false, 20 * kSecond);
     CHECK(machine.next(25 * kSecond) == Action::terminate);
-    CHECK(machine.report().state == EngineState::stopping);
+    CHECK(machine.report().state == LaunchState::stopping);
     CHECK(machine.next(29 * kSecond) == Action::none);
     CHECK(machine.next(30 * kSecond) == Action::kill);
     CHECK(machine.next(40 * kSecond) == Action::none);
     machine.exited("signal 9", 41 * kSecond);
-    CHECK(machine.report().state == EngineState::off);
+    CHECK(machine.report().state == LaunchState::off);
     CHECK(machine.next(42 * kSecond) == Action::none);
 }
 
@@ -264,7 +264,7 @@ TEST_CASE("while another program starts one it is looked for twice a second")
     LaunchMachine machine = readyMachine();
     REQUIRE(afterProbe(machine, kSecond) == Action::start);
     machine.lockedElsewhere(kSecond);
-    CHECK(machine.report().state == EngineState::elsewhere);
+    CHECK(machine.report().state == LaunchState::elsewhere);
     CHECK(machine.next(kSecond + kSecond / 4) == Action::none);
     CHECK(machine.next(kSecond + kSecond / 2) == Action::probe);
 }
@@ -407,7 +407,7 @@ TEST_CASE("many instances start one engine, and the last one ends it")
     {
         auto first = std::make_unique<EngineLauncher>(endpoint, setting.settings);
         EngineLauncher second(endpoint, setting.settings), third(endpoint, setting.settings);
-        REQUIRE(eventually([&] { return third.report().state == EngineState::serving; }));
+        REQUIRE(eventually([&] { return third.report().state == LaunchState::serving; }));
         CHECK(setting.starts().size() == 1);
         CHECK(setting.starts().back() ==
               std::to_string(setting.lastId()) + " serve --endpoint " + endpoint + " --until-stdin-closes");
@@ -420,7 +420,7 @@ TEST_CASE("many instances start one engine, and the last one ends it")
     CHECK(isAlive(id)); // in case the project is only opened again
     {
         EngineLauncher again(endpoint, setting.settings);
-        CHECK(again.report().state == EngineState::serving);
+        CHECK(again.report().state == LaunchState::serving);
     }
     CHECK(eventually([&] { return !isAlive(id); }));
     CHECK(setting.starts().size() == 1);
@@ -430,7 +430,7 @@ TEST_CASE("an engine that dies is started again, and one that never works is giv
 {
     const Setting setting("echo 'E_NO_CHECKPOINT: nothing at /models' >&2; exit 1");
     EngineLauncher launcher(freeEndpoint(), setting.settings);
-    REQUIRE(eventually([&] { return launcher.report().state == EngineState::gaveUp; }));
+    REQUIRE(eventually([&] { return launcher.report().state == LaunchState::gaveUp; }));
     CHECK(setting.starts().size() == 3);
     CHECK(launcher.report().code == "E_ENGINE_START");
     CHECK(launcher.report().text == "the engine has ended (exit status 1): E_NO_CHECKPOINT: nothing at /models");
@@ -442,10 +442,10 @@ TEST_CASE("an engine that is killed comes back")
 {
     const Setting setting(kServes);
     EngineLauncher launcher(freeEndpoint(), setting.settings);
-    REQUIRE(eventually([&] { return launcher.report().state == EngineState::serving; }));
+    REQUIRE(eventually([&] { return launcher.report().state == LaunchState::serving; }));
     ::kill(setting.lastId(), SIGKILL);
     REQUIRE(eventually([&] { return setting.starts().size() == 2; }));
-    CHECK(eventually([&] { return launcher.report().state == EngineState::serving; }));
+    CHECK(eventually([&] { return launcher.report().state == LaunchState::serving; }));
 }
 
 TEST_CASE("an engine that ignores the polite signal is killed")
@@ -454,7 +454,7 @@ TEST_CASE("an engine that ignores the polite signal is killed")
     const std::string endpoint = freeEndpoint();
     {
         EngineLauncher launcher(endpoint, setting.settings);
-        REQUIRE(eventually([&] { return launcher.report().state == EngineState::serving; }));
+        REQUIRE(eventually([&] { return launcher.report().state == LaunchState::serving; }));
         UserSettings other = setting.settings;
         launcher.setSettings(other);
     }
@@ -466,7 +466,7 @@ TEST_CASE("nothing is started where somebody answers, before consent, or while a
     Setting setting(kServes);
     const Listener listener;
     EngineLauncher taken(endpointOf(listener.port), setting.settings);
-    CHECK(eventually([&] { return taken.report().state == EngineState::answering; }));
+    CHECK(eventually([&] { return taken.report().state == LaunchState::answering; }));
 
     const std::string locked = freeEndpoint();
     std::string name = "engine-" + locked + ".lock";
@@ -477,20 +477,20 @@ TEST_CASE("nothing is started where somebody answers, before consent, or while a
     auto lock = FileLock::tryTake(userFolders::runtime() / name);
     REQUIRE(lock);
     EngineLauncher waiting(locked, setting.settings);
-    CHECK(eventually([&] { return waiting.report().state == EngineState::elsewhere; }));
+    CHECK(eventually([&] { return waiting.report().state == LaunchState::elsewhere; }));
 
     UserSettings asking = setting.settings;
     asking.engineConsent = EngineConsent::ask;
     EngineLauncher asked(freeEndpoint(), asking);
-    CHECK(eventually([&] { return asked.report().state == EngineState::needsConsent; }));
+    CHECK(eventually([&] { return asked.report().state == LaunchState::needsConsent; }));
     EngineLauncher far("tcp://192.0.2.1:47800", setting.settings);
-    CHECK(far.report().state == EngineState::notLocal);
+    CHECK(far.report().state == LaunchState::notLocal);
     CHECK(setting.starts().empty());
 
     lock.reset(); // the other program has given up
-    CHECK(eventually([&] { return waiting.report().state == EngineState::serving; }));
+    CHECK(eventually([&] { return waiting.report().state == LaunchState::serving; }));
     asked.setSettings(setting.settings);
-    CHECK(eventually([&] { return asked.report().state == EngineState::serving; }));
+    CHECK(eventually([&] { return asked.report().state == LaunchState::serving; }));
     CHECK(setting.starts().size() == 2);
 }
 
@@ -541,7 +541,7 @@ TEST_CASE("a host's own collecting of children does not confuse it")
     {
         const Setting setting("exit 1");
         EngineLauncher launcher(freeEndpoint(), setting.settings);
-        CHECK(eventually([&] { return launcher.report().state == EngineState::gaveUp; }));
+        CHECK(eventually([&] { return launcher.report().state == LaunchState::gaveUp; }));
         CHECK(setting.starts().size() == 3);
     }
     sigaction(SIGCHLD, &before, nullptr);
@@ -567,7 +567,7 @@ TEST_CASE("instances may come, go and ask from many threads")
         thread.join();
     {
         EngineLauncher last(endpoint, setting.settings);
-        CHECK(eventually([&] { return last.report().state == EngineState::serving; }));
+        CHECK(eventually([&] { return last.report().state == LaunchState::serving; }));
         CHECK(setting.starts().size() == 1);
     }
     CHECK(eventually([&] { return !isAlive(setting.lastId()); }));
@@ -598,7 +598,7 @@ TEST_CASE("the real engine is started, tells how far it is, answers, and ends", 
     {
         EngineLauncher launcher(endpoint, settings);
         REQUIRE(eventually([&] { return launcher.report().text.find("loading ") == 0; }, 120s));
-        const bool serves = eventually([&] { return launcher.report().state == EngineState::serving; }, 120s);
+        const bool serves = eventually([&] { return launcher.report().state == LaunchState::serving; }, 120s);
         INFO(launcher.report().text << launcher.report().log);
         REQUIRE(serves);
         CHECK(launcher.report().text.find("serving " + endpoint) == 0);

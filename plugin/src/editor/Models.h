@@ -6,17 +6,12 @@
 #include <vector>
 
 #include "../Editing.h"
+#include "../ReferenceKeeper.h"
 
 /// What the editor's components see of the plugin: narrow interfaces, polled by timers and called on the message thread
 /// only. All state lives behind them. A model that is null has nothing to act on: its component is left out.
 namespace demon
 {
-enum class PlayMode
-{
-    stream,
-    loop
-};
-
 class ModeModel
 {
 public:
@@ -141,12 +136,6 @@ public:
 };
 
 // --- the rest --------------------------------------------------------------------------------------------------------
-
-enum class ReferenceKind
-{
-    timbre,
-    structure
-};
 
 struct ReferenceView
 {

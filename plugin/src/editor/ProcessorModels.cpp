@@ -11,13 +11,17 @@ namespace
 {
 juce::String utf8(const std::string& text) { return juce::String::fromUTF8(text.c_str()); }
 
-EngineState stateOf(LinkState state)
+double seconds(std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) * 1e-9; }
+
+std::optional<double> positive(double value) { return value > 0.0 ? std::optional(value) : std::nullopt; }
+
+EngineState stateOf(LinkState link, const EngineReport& launch)
 {
-    switch (state)
+    switch (link)
     {
     case LinkState::waiting:
     case LinkState::lost:
-        return EngineState::absent;
+        return launch.state == LaunchState::starting ? EngineState::starting : EngineState::absent;
     case LinkState::ready:
         return EngineState::ready;
     case LinkState::refused:
@@ -27,71 +31,69 @@ EngineState stateOf(LinkState state)
     }
     return EngineState::idle;
 }
+
+/// A loop's step-time lane is heard after the ticks to the next completion; measured, once there was an edit.
+std::optional<double> loopLatency(const LaneInfo& lane, const LinkStatus& link)
+{
+    if (lane.laneClass == LaneClass::step)
+        return positive(seconds(link.controlNanoseconds));
+    return link.generations > 0.0 ? std::optional(1.0 / link.generations + seconds(link.controlNanoseconds))
+                                  : std::nullopt;
+}
 } // namespace
 
 EditorModels ProcessorModels::models()
 {
-    return {processor.editing(), *this, status, processor.timeline(), processor.lanes().bypass()};
+    return {processor.editing(), engine,  status, processor.timeline(), processor.lanes().bypass(), &mode, &clip,
+            &references,         &output, nullptr};
 }
 
-EngineView ProcessorModels::view() const
+EngineView ProcessorModels::Engine::view() const
 {
     const LinkStatus link = processor.linkStatus();
     const Settings settings = processor.settings();
+    const EngineReport launch = processor.engineStart().report();
     EngineView view;
-    view.state = stateOf(link.state);
+    view.state = stateOf(link.state, launch);
     view.model = utf8(link.engine.checkpoint);
     view.backend = utf8(link.engine.backend);
     view.endpoint = utf8(settings.endpoint);
-    if (link.roundTripNanoseconds > 0)
-        view.roundTrip = static_cast<double>(link.roundTripNanoseconds) * 1e-9;
+    if (link.state == LinkState::ready)
+    {
+        view.ticks = positive(link.ticks);
+        view.generations = positive(link.generations);
+        view.roundTrip = positive(seconds(link.roundTripNanoseconds));
+        view.minimumLatency = static_cast<double>(link.engine.minimumLatency) / kFramesPerSecond;
+        view.steps = link.engine.steps;
+        view.loraNames = link.engine.loraNames;
+        view.loraHashes = link.engine.loras;
+    }
+    view.controlToSound = settings.mode == PlayMode::loop ? positive(seconds(link.controlNanoseconds))
+                                                          : std::optional(settings.latencySeconds);
     view.lateWindows = processor.telemetry().lateFrames;
     view.latency = settings.latencySeconds;
-    if (link.state == LinkState::ready)
-        view.minimumLatency = static_cast<double>(link.engine.minimumLatency) / kFramesPerSecond;
     view.late = settings.latePolicy;
     view.timeout = settings.timeoutSeconds;
+    view.canStart = launch.state == LaunchState::needsConsent || launch.state == LaunchState::gaveUp;
+    view.startsByItself = processor.engineStart().startsByItself();
     return view;
 }
 
-LaneFacts ProcessorModels::facts(std::size_t lane) const
+LaneFacts ProcessorModels::Engine::facts(std::size_t lane) const
 {
     LaneFacts facts;
-    const std::vector<std::string> acted = processor.linkStatus().engine.lanes; // empty: nothing is known
-    if (isWireLane(kLanes[lane]))
-    {
-        facts.acts = acted.empty() || std::find(acted.begin(), acted.end(), kLanes[lane].id) != acted.end();
-        facts.reason = facts.acts ? "" : "not in this engine";
-    }
+    if (!isWireLane(kLanes[lane]))
+        return facts;
+    const LinkStatus link = processor.linkStatus();
+    const Settings settings = processor.settings();
+    const std::vector<std::string>& acted = link.engine.lanes; // empty: nothing is known
+    facts.acts = acted.empty() || std::find(acted.begin(), acted.end(), kLanes[lane].id) != acted.end();
+    facts.reason = facts.acts                          ? ""
+                   : settings.mode == PlayMode::stream ? "not in Stream with this engine"
+                                                       : "not in this engine";
+    facts.latency =
+        settings.mode == PlayMode::loop ? loopLatency(kLanes[lane], link) : std::optional(settings.latencySeconds);
     return facts;
-}
-
-void ProcessorModels::setLatency(double seconds)
-{
-    Settings wanted = processor.settings();
-    wanted.latencySeconds = seconds;
-    processor.changeSettings(wanted);
-}
-
-void ProcessorModels::setLatePolicy(LatePolicy policy)
-{
-    Settings wanted = processor.settings();
-    wanted.latePolicy = policy;
-    processor.changeSettings(wanted);
-}
-
-void ProcessorModels::setTimeout(double seconds)
-{
-    Settings wanted = processor.settings();
-    wanted.timeoutSeconds = seconds;
-    processor.changeSettings(wanted);
-}
-
-void ProcessorModels::setEndpoint(const juce::String& endpoint)
-{
-    Settings wanted = processor.settings();
-    wanted.endpoint = endpoint.toStdString();
-    processor.changeSettings(wanted);
 }
 
 StatusView ProcessorModels::Status::view() const
@@ -99,7 +101,7 @@ StatusView ProcessorModels::Status::view() const
     const LinkStatus link = processor.linkStatus();
     const juce::String line = statusLine(processor, link);
     StatusView view;
-    view.canAcknowledge = !link.errorCode.empty() || processor.telemetry().timedOut;
+    view.canAcknowledge = processor.hasErrors();
     view.text = line;
     if (line.startsWith("E_"))
     {
@@ -113,5 +115,83 @@ StatusView ProcessorModels::Status::view() const
     }
     view.detail = detailLine(processor, link);
     return view;
+}
+
+LoopView ProcessorModels::Clip::view() const
+{
+    LoopView view;
+    const Settings settings = processor.settings();
+    view.cycles = settings.cycles;
+    view.feedbackRounds = static_cast<int>(settings.config.feedbackRounds);
+    view.bounceIsStale = processor.telemetry().commitStale;
+    if (const std::int64_t limit = processor.linkStatus().engine.clipLimit; limit > 0)
+        view.limitSeconds = static_cast<double>(limit) / kFramesPerSecond;
+    const auto loop = processor.loop();
+    const Loop::State state = loop != nullptr ? loop->signs.state.load() : Loop::State::empty;
+    if (state == Loop::State::armed || state == Loop::State::capturing)
+    {
+        view.state = ClipState::capturing;
+        return view;
+    }
+    const ClipSource clip = processor.clip().clip();
+    if (clip.source != nullptr)
+    {
+        view.state = ClipState::ready;
+        view.first = clip.source->firstFrame;
+        view.frames = clip.source->frames;
+    }
+    return view;
+}
+
+juce::String ProcessorModels::Clip::load(const juce::File& file)
+{
+    processor.clip().load(file.getFullPathName().toStdString(), processor.playheadFrame(), processor.wireLanes());
+    return {};
+}
+
+ReferenceView ProcessorModels::References::view(ReferenceKind kind) const
+{
+    const Settings settings = processor.settings();
+    const ReferenceChoice& choice = kind == ReferenceKind::timbre ? settings.extras.timbre : settings.extras.structure;
+    ReferenceView view;
+    view.name = utf8(choice.name);
+    if (const auto problem = processor.references().problem(kind))
+        view.problem = utf8(problem->text);
+    else if (!choice.isEmpty() && !processor.references().has(choice.hash))
+        view.problem = "E_REFERENCE: its audio is missing: drop the file again";
+    if (processor.references().isLoading(kind))
+        view.progress = 0.5;
+    return view;
+}
+
+juce::String ProcessorModels::References::load(ReferenceKind kind, const juce::File& file)
+{
+    processor.references().load(kind, file.getFullPathName().toStdString());
+    return {};
+}
+
+OutputView ProcessorModels::Output::take()
+{
+    const Settings settings = processor.settings();
+    Meters& meters = processor.meters();
+    OutputView view;
+    view.input = {meters.input.takePeak(0), meters.input.takePeak(1)};
+    view.output = {meters.output.takePeak(0), meters.output.takePeak(1)};
+    view.matchesLoudness = settings.matchesLoudness;
+    view.limits = settings.limits;
+    view.limitsBounces = settings.limitsBounces;
+    return view;
+}
+
+/// The gain is what was measured when the user asked, and stays: a bounce must not depend on what sounded before it.
+void ProcessorModels::Output::setLoudnessMatch(bool wanted)
+{
+    const float suggested = processor.telemetry().suggestedMatchDb;
+    edit(
+        [&](Settings& s)
+        {
+            s.matchesLoudness = wanted;
+            s.matchGain = wanted ? static_cast<double>(suggested) : 0.0;
+        });
 }
 } // namespace demon
