@@ -13,7 +13,7 @@ is heard with the next take, and `step` by the takes in flight at their next tic
 
 *Resolution* `hop`: one value for a hop, that of its first frame. A clip has one value for a whole window, that of its last frame,
 where a turned knob latches to; but Structure, Feedback and Feedback Depth are followed frame by frame there. A structure
-reference that is shorter than the music repeats: from timeline zero on in Stream mode, from the clip's first frame on in Loop mode.
+reference that is shorter than the music repeats: from timeline zero on in Stream mode, from the first frame on in Loop mode.
 
 """
 
