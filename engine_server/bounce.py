@@ -37,6 +37,8 @@ class Job:
     structure: Path | None
     bpm: int
     meter: int
+    is_loop: bool
+    feedback_rounds: int
 
 
 def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console) -> None:
@@ -44,10 +46,13 @@ def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console
 
     Raises DemonError, see the functions that read, and `E_FIELD` for options out of range.
     """
+    from engine_server.tracks.clip import CLIP_LIMIT
     from engine_server.tracks.curves import build_table, parse_lane
+    from engine_server.tracks.lanes import ACTED_LANES, CLIP_LANES
     from engine_server.tracks.receipt import write_receipt
     from engine_server.tracks.references import reference_hash
     from engine_server.tracks.render import render
+    from engine_server.tracks.render_clip import render_clip
 
     if job.solver not in ("ode", "sde"):
         raise DemonError("E_FIELD", f"solver is {job.solver!r}; it must be ode or sde")
@@ -57,7 +62,10 @@ def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console
     audio, rate = read_audio(job.source)
     timbre, structure = (None if path is None else _read_reference(path) for path in (job.timbre, job.structure))
     frames = frames_to_cover(audio.shape[1], rate)
-    curves = build_table(dict(parse_lane(text, frames) for text in job.lanes), frames)
+    if job.is_loop and frames > CLIP_LIMIT:
+        raise DemonError("E_CLIP", f"{job.source} has {frames} frames; a clip has {CLIP_LIMIT} at most")
+    acted = CLIP_LANES if job.is_loop else ACTED_LANES
+    curves = build_table(dict(parse_lane(text, frames, acted) for text in job.lanes), frames, acted)
     engine = load()
     config: Config = make_config(
         job.prompt,
@@ -68,18 +76,21 @@ def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console
         loras=[engine.loras.find(name) for name in job.loras],
         timbre="" if timbre is None else reference_hash(*timbre),
         structure="" if structure is None else reference_hash(*structure),
+        feedback_rounds=job.feedback_rounds,
         bpm=job.bpm,
         meter=job.meter,
     )
     references = [reference for reference in (timbre, structure) if reference is not None]
+    make = render_clip if job.is_loop else render
     with bounce_progress(console, frames, engine.checkpoint.settings.geometry.hop) as on_window:
-        result = render(engine, audio, rate, curves, config, references=references, on_window=on_window)
+        result = make(engine, audio, rate, curves, config, references=references, on_window=on_window)
     write_audio(out, result, rate)
     receipt = write_receipt(
         checkpoint=engine.checkpoint.name,
         checkpoint_hash=engine.checkpoint.content_hash,
         backend=engine.backend,
         rate=rate,
+        kind="commit" if job.is_loop else "stream",
         config=config,
         source=audio,
         curves=curves,

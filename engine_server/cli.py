@@ -122,6 +122,12 @@ def render(
     structure: Annotated[Path | None, typer.Option(help="Audio whose structure replaces the source's.")] = None,
     bpm: Annotated[int, typer.Option(min=0, max=400, help="Tempo told to the model; 0 tells none.")] = 0,
     meter: Annotated[int, typer.Option(min=0, max=16, help="Beats of a bar told to the model; 0 tells none.")] = 0,
+    loop: Annotated[
+        bool, typer.Option("--loop", help="Make the file at once, as a clip of the plugin's Loop mode.")
+    ] = False,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=8, help="With --loop: how often lane feedback returns the result.")
+    ] = 1,
     model: Model = "embedded",
     depth: Depth = 4,
 ) -> None:
@@ -141,6 +147,8 @@ def render(
         structure=structure,
         bpm=bpm,
         meter=meter,
+        is_loop=loop,
+        feedback_rounds=rounds,
     )
     run_bounce(job, out, lambda: load_engine(model, depth, loras or []), console)
 

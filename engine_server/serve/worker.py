@@ -50,7 +50,7 @@ class Worker:
         self._progress_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.positions: dict[str, m.Pong] = {}
-        """The newest epoch and the frame expected there, by track; values are replaced whole, so any thread may read them."""
+        """Epoch, frame expected and rhythm by track. Values are replaced whole, so any thread may read them."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -88,6 +88,9 @@ class Worker:
         except Exception as error:
             log.exception("track %s: %s failed", track, type(packet.header).__name__)
             self._fail(track, _engine_error(error), epoch, ends_track=is_hello)
+        self._note_position(track)
+
+    def _note_position(self, track: str) -> None:
         if known := self._engine.tracks.get(track):
             self.positions[track] = m.Pong(known.newest_epoch, known.expected, *self._engine.rhythm(track))
         else:
@@ -183,6 +186,8 @@ class Worker:
         for hop, reason in result.failures:
             log.error("track %s epoch %d hop %d: %s", hop.track, hop.epoch, hop.hop, reason)
             self._fail(hop.track, _engine_error(reason), hop.epoch)
+        for track in self._engine.tracks:
+            self._note_position(track)
         self._report_progress()
 
     def _report_progress(self) -> None:

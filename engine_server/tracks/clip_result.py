@@ -20,7 +20,10 @@ DECODE_FRAMES = 25
 
 
 class ClipResult:
-    """Frames count from the clip's first, `start` on the timeline; around the clip lies the silence latent. One thread."""
+    """Frames count from the clip's first, `start` on the timeline; around the clip lies the silence latent. One thread.
+
+    A window fades into the next where `stitch_windows` has it do so; two such fades never meet.
+    """
 
     def __init__(
         self,

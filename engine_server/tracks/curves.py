@@ -33,20 +33,22 @@ class CurveTable:
         return np.concatenate([self.values, np.repeat(self.values[-1:], max(0, missing), axis=0)])[:frames]
 
 
-def build_table(curves: Mapping[str, float | Floats], frames: int) -> CurveTable:
-    """A table from constants and curves by lane id; the other lanes hold their default.
+def build_table(
+    curves: Mapping[str, float | Floats], frames: int, acted_lanes: tuple[str, ...] = ACTED_LANES
+) -> CurveTable:
+    """A table of `acted_lanes` from constants and curves by lane id; the other lanes hold their default.
 
     A shorter curve holds its last value, a longer one is cut. Raises DemonError `E_LANE_UNKNOWN` or `E_LANE_RANGE`.
     """
     rows = load_lanes()
-    values = np.empty((frames, len(ACTED_LANES)), dtype=np.float32)
+    values = np.empty((frames, len(acted_lanes)), dtype=np.float32)
     for lane in curves:
-        _check_known(lane)
-    for column, lane in enumerate(ACTED_LANES):
+        _check_known(lane, acted_lanes)
+    for column, lane in enumerate(acted_lanes):
         curve = np.atleast_1d(np.asarray(curves.get(lane, rows[lane].default), dtype=np.float32))
         check_range(rows[lane], curve)
         values[:, column] = settle(rows[lane], curve)[np.minimum(np.arange(frames), len(curve) - 1)]
-    return CurveTable(ACTED_LANES, values)
+    return CurveTable(acted_lanes, values)
 
 
 def check_range(lane: Lane, values: Floats) -> None:
@@ -56,12 +58,12 @@ def check_range(lane: Lane, values: Floats) -> None:
         raise DemonError("E_LANE_RANGE", f"{lane.id} takes values from {lane.minimum:g} to {lane.maximum:g}")
 
 
-def parse_lane(text: str, frames: int) -> tuple[str, float | Floats]:
+def parse_lane(text: str, frames: int, acted_lanes: tuple[str, ...] = ACTED_LANES) -> tuple[str, float | Floats]:
     """`denoise=0.6` or `denoise=curve.csv` as (lane id, value or curve of `frames` values)."""
     lane, separator, value = text.partition("=")
     if not separator:
         raise DemonError("E_LANE_UNKNOWN", f"--lane takes NAME=VALUE or NAME=FILE.csv, not {text!r}")
-    _check_known(lane)
+    _check_known(lane, acted_lanes)
     try:
         return lane, float(value)
     except ValueError:
@@ -102,8 +104,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_known(lane: str) -> None:
+def _check_known(lane: str, acted_lanes: tuple[str, ...]) -> None:
     if lane not in load_lanes():
         raise DemonError("E_LANE_UNKNOWN", f"there is no lane {lane!r}; see docs/lanes.md")
-    if lane not in ACTED_LANES:
-        raise DemonError("E_LANE_UNKNOWN", f"the engine does not act on {lane!r}; it acts on {', '.join(ACTED_LANES)}")
+    if lane not in acted_lanes:
+        raise DemonError("E_LANE_UNKNOWN", f"the engine does not act on {lane!r}; it acts on {', '.join(acted_lanes)}")

@@ -49,13 +49,12 @@ class LaneTable:
         Raises DemonError `E_FIELD` for a column or a span that is not there, `E_LANE_RANGE` for a value.
         """
         self._check(edits)
-        has_changed = False
-        for edit in edits:
-            column, first, stop = (int(number) for number in edit[:3])
-            span = self._values[first:stop, column]
-            has_changed |= bool((span != edit[3]).any())
-            span[:] = edit[3]
-        self.revision += has_changed
+        values, before = self._values, self._values[: self.frames].copy()
+        for (column, first, stop), value in zip(
+            edits[:, :3].astype(np.int64).tolist(), edits[:, 3].tolist(), strict=True
+        ):
+            values[first:stop, column] = value
+        self.revision += not np.array_equal(before, values[: self.frames])
 
     def lane(self, lane_id: str, span: Span) -> NDArray[np.float32]:
         """A lane's values `[T]` over frames of the clip; before its first and after its last frame the nearest one's."""

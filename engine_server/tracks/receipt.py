@@ -19,7 +19,10 @@ from shared_protocol.messages import Config
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """Equal receipts mean equal bits. `result_sha256` is over the float32 samples, planar, without a file header."""
+    """Equal receipts mean equal bits. `config` names references and LoRAs by their hashes.
+
+    kind: `stream` or `commit`. `result_sha256` is over the float32 samples, planar, without a file header.
+    """
 
     demon: str
     protocol: int
@@ -30,6 +33,7 @@ class Receipt(msgspec.Struct, frozen=True):
     processor: str
     rate: int
     samples: int
+    kind: str
     config: Config
     source_sha256: str
     lanes_sha256: str
@@ -43,6 +47,7 @@ def write_receipt(
     checkpoint_hash: str,
     backend: str,
     rate: int,
+    kind: str = "stream",
     config: Config,
     source: Floats,
     curves: CurveTable,
@@ -59,6 +64,7 @@ def write_receipt(
         processor=processor_name(),
         rate=rate,
         samples=source.shape[1],
+        kind=kind,
         config=config,
         source_sha256=hash_floats(source),
         lanes_sha256=hash_floats(curves.values),

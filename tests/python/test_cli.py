@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -12,8 +13,10 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from track_rig import write_lora
 
 from engine_server.tracks.receipt import hash_floats
+from engine_server.tracks.references import reference_hash
 
 DEMON = [sys.executable, "-m", "engine_server.cli"]
 
@@ -135,3 +138,29 @@ def test_serve_refuses_to_leave_this_machine():
     done = demon("serve", "--endpoint", "tcp://0.0.0.0:47800")
     assert done.returncode == 1
     assert "E_BIND" in done.stderr
+
+
+def test_a_render_of_everything_at_once_is_in_the_receipt(tiny_folder, tiny, tmp_path):
+    source, reference = tone(tmp_path / "in.wav"), tone(tmp_path / "ref.wav", rate=44_100)
+    (tmp_path / "loras").mkdir()
+    write_lora(tmp_path / "loras" / "choir.safetensors", tiny)
+    arguments = ["render", source, "--model", tiny_folder, "--loras", tmp_path / "loras", "--lora", "choir"]
+    arguments += ["--lane", "lora_1=1", "--timbre", reference, "--structure", reference, "--bpm", 90, "--meter", 3]
+    arguments += ["--prompt-b", "brass", "--lane", "prompt_blend=0.5"]
+    receipts = {}
+    for name, more in {"stream": [], "commit": ["--loop", "--rounds", 2, "--lane", "feedback=0.5"]}.items():
+        done = demon(*arguments, *more, "--out", tmp_path / f"{name}.wav")
+        assert done.returncode == 0, done.stderr
+        receipts[name] = json.loads((tmp_path / f"{name}.receipt.json").read_text())
+    audio, rate = soundfile.read(reference, dtype="float32")
+    for kind, receipt in receipts.items():
+        config = receipt["config"]
+        assert receipt["kind"] == kind
+        assert config["timbre"] == config["structure"] == reference_hash(audio.T, rate)
+        assert config["loras"] == [hashlib.sha256((tmp_path / "loras" / "choir.safetensors").read_bytes()).hexdigest()]
+        assert (config["bpm"], config["meter"], config["prompt_b"]) == (90, 3, "brass")
+    assert receipts["commit"]["lanes"]["feedback"] == "0.5"
+    assert receipts["commit"]["config"]["feedback_rounds"] == 2
+    unknown = demon(*arguments, "--lora", "violin", "--out", tmp_path / "x.wav")
+    assert unknown.returncode == 1
+    assert "E_LORA" in unknown.stderr

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from codec_stand_in import PositionedCodec
-from track_rig import edits, feed_clip, finish, loop_track, music, stream, take_of
+from track_rig import edits, feed_clip, finish, loop_track, music, stream, take_of, write_lora
 
 from engine_server.tracks.clip_result import DECODE_FRAMES
 from engine_server.tracks.engine import Engine, StepResult
@@ -350,3 +350,69 @@ def test_a_clip_beyond_the_limit_is_dropped(tiny, monkeypatch):
     with pytest.raises(DemonError, match="E_CLIP"):
         track.feed(1, 0, CLIP, np.full((FRAMES, 1), 0.5, dtype=np.float32))
     assert not track.has_epoch(1)
+
+
+def test_a_lora_lane_acts_on_what_is_in_flight(tiny, tmp_path, plain):
+    write_lora(tmp_path / "choir.safetensors", tiny)
+    engine = Engine(tiny, loras=[tmp_path])
+    config = make_config("strings", 7, loras=[engine.loras.find("choir")])
+
+    def played(name, epoch, kind, lanes):
+        track = loop_track(tiny, name, lanes=LANES, config=config, loras=engine.loras)
+        engine.tracks[name] = track
+        feed_clip(track, CLIP, epoch=epoch, kind=kind, lanes=lanes)
+        return track
+
+    drawn = NEUTRAL.copy()
+    drawn[:, 5] = 1.5
+    played("commit", 1, "commit", drawn)
+    expected = take_of(finish(engine))
+    assert not np.array_equal(expected, plain)
+    engine.remove("commit")
+    track = played("live", 1, "loop", NEUTRAL)
+    calm = played("calm", 2, "loop", NEUTRAL)
+    engine.step()
+    engine._admit(StepResult())
+    track.edit(1, edits((5, 0, FRAMES, 1.5)))
+    windows = finish(engine)
+    assert np.array_equal(take_of([window for window in windows if window.track == "live"]), expected)
+    second, first = track._runs[1].clip._history[0]
+    assert torch.equal(first, second)
+    assert calm.has_epoch(2)
+    assert np.array_equal(take_of([window for window in windows if window.track == "calm"], 2), plain)
+
+
+def test_a_loop_stands_still_while_a_live_stream_would_be_late(tiny):
+    """By a clock that says how long a step takes: no more than three steps in a row, and not without need."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self):
+            return self.now
+
+    for seconds, is_late in ((0.001, False), (1.0, True)):
+        clock = Clock()
+        engine = Engine(tiny, clock=clock)
+        lanes = NEUTRAL.copy()
+        lanes[:, 4] = 0.5
+        loop, live = loop_track(tiny, lanes=LANES), stream(tiny, latency=110)
+        for track in (loop, live):
+            engine.tracks[track.id] = track
+        feed_clip(loop, CLIP, lanes=lanes)
+        for _ in range(3):
+            engine.step()
+        live.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+        live.feed(1, 0, CLIP, np.full((FRAMES, 1), 0.8, dtype=np.float32))
+        live.finish(1, FRAMES)
+        ring = engine._rings[next(key for key in engine._rings if key[0] == FRAMES)]
+        engine._step_s = seconds
+        moved = []
+        while live.has_epoch(1):
+            before = ring.ticks
+            engine._measure = lambda _: None
+            engine.step()
+            clock.now += seconds
+            moved.append(ring.ticks > before)
+        assert all(moved) != is_late
+        assert not any(not any(moved[k : k + 4]) for k in range(len(moved) - 3))

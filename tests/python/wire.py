@@ -12,6 +12,7 @@ import time
 import numpy as np
 import zmq
 
+from engine_server.tracks.references import reference_hash
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode, encode
@@ -24,8 +25,9 @@ CONFIG = m.make_config(prompt="strings", seed=7, steps=0, solver="ode")
 class ServerProcess:
     """`demon serve` in a process of its own, on a port of its own (kept over restarts)."""
 
-    def __init__(self, model: str, *, endpoint: str = "tcp://127.0.0.1:*") -> None:
+    def __init__(self, model: str, *, endpoint: str = "tcp://127.0.0.1:*", loras: str | None = None) -> None:
         self._model = model
+        self._loras = loras
         self.endpoint = endpoint
         self.start()
 
@@ -40,6 +42,7 @@ class ServerProcess:
             self._model,
             "--endpoint",
             self.endpoint,
+            *(["--loras", self._loras] if self._loras else []),
         ]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -133,6 +136,30 @@ class WireClient:
         count = audio.shape[1] // samples_per_frame(self.rate)
         lanes = np.full((count, len(self.lanes)), value, dtype=np.float32)
         self.send(m.Feed(epoch, frame, count), np.ascontiguousarray(audio), lanes)
+
+    def send_reference(self, audio, rate: int, *, size: int = 65_536) -> str:
+        """Send a whole reference; its hash."""
+        name, total = reference_hash(audio, rate), audio.shape[1]
+        for first in range(0, total, size):
+            part = np.ascontiguousarray(audio[:, first : first + size])
+            self.send(m.Reference(name, rate, total, first, part.shape[1]), part)
+        return name
+
+    def edit(self, epoch: int, revision: int, *edits) -> None:
+        """Send edits: (column, first, stop, value) each."""
+        packet = Packet(m.Edit(epoch, revision, len(edits)), edits=np.array(edits, dtype=np.float32))
+        self._socket.send_multipart(encode(packet))
+
+    def clip(
+        self, source, *, epoch: int = 1, kind: str = "loop", start: int = 0, deliver_from: int = 0, value=0.6
+    ) -> None:
+        """Begin a loop or commit at a frame, feed all of it and end it."""
+        size = samples_per_frame(self.rate)
+        frames = source.shape[1] // size
+        self.send(m.Begin(epoch, kind, start * size, start, deliver_from, kind == "commit"))
+        for first in range(0, frames, 32):
+            self.feed(epoch, start + first, source[:, first * size : (first + 32) * size], value)
+        self.send(m.End(epoch, start + frames))
 
     def bounce(self, source, *, epoch: int = 1, frames: int) -> np.ndarray:
         """Feed a source and silence after it, acknowledge what comes, and return `[2, frames]`."""
