@@ -49,7 +49,8 @@ public:
 
     /// `input` through the plugin in blocks of these sizes; a size of 0 is a block without samples. `between` is called
     /// after every block. The transport moves on while it plays, and jumps at the end of its loop.
-    Audio play(const Audio& input, const Blocks& blocks, const std::function<void()>& between = [] {});
+    Audio play(
+        const Audio& input, const Blocks& blocks, const std::function<void()>& between = [] {});
 
     /// One block in place; the transport stays where it is.
     void process(Audio& block);
@@ -64,6 +65,10 @@ public:
 private:
     juce::MidiBuffer midi;
 };
+
+/// To be called before an editor is made. JUCE sets properties that only a window manager knows, and X ends a program
+/// at the first error unless it says otherwise, as every DAW's toolkit does. JUCE says so in whole applications only.
+void outliveErrorsOfX();
 
 /// Lets JUCE's messages pass: what a DAW's main thread does all the time.
 void passMessages(int milliseconds);

@@ -12,8 +12,10 @@ struct Window
     std::unique_ptr<juce::AudioProcessorEditor> editor;
     juce::DocumentWindow frame{"host", juce::Colours::black, 0};
 
-    explicit Window(HostedPlugin& plugin) : editor(plugin.instance->createEditorIfNeeded())
+    explicit Window(HostedPlugin& plugin)
     {
+        outliveErrorsOfX();
+        editor.reset(plugin.instance->createEditorIfNeeded());
         REQUIRE(editor != nullptr);
         frame.setUsingNativeTitleBar(true);
         frame.setContentNonOwned(editor.get(), true);
