@@ -10,6 +10,19 @@
 
 namespace host
 {
+namespace
+{
+/// JUCE sets properties that only a window manager knows, and X ends a program at the first error unless it says
+/// otherwise, as every DAW's toolkit does. JUCE says so in whole applications only.
+void outliveErrorsOfX()
+{
+    using Handler = int (*)(void*, void*);
+    if (void* const library = dlopen("libX11.so.6", RTLD_NOW))
+        if (const auto set = reinterpret_cast<Handler (*)(Handler)>(dlsym(library, "XSetErrorHandler")))
+            set([](void*, void*) { return 0; });
+}
+} // namespace
+
 juce::Optional<juce::AudioPlayHead::PositionInfo> Transport::getPosition() const
 {
     if (!hasPosition)
@@ -67,6 +80,7 @@ std::string HostedPlugin::bundle()
 
 HostedPlugin::HostedPlugin(double rate, int longestBlock, bool offline, const std::string& path)
 {
+    outliveErrorsOfX();
     juce::VST3PluginFormat format;
     juce::OwnedArray<juce::PluginDescription> found;
     format.findAllTypesForFile(found, path);
@@ -127,14 +141,6 @@ juce::AudioProcessorParameter& HostedPlugin::parameter(const juce::String& name)
         if (each->getName(128) == name)
             return *each;
     throw std::runtime_error("no parameter " + name.toStdString());
-}
-
-void outliveErrorsOfX()
-{
-    using Handler = int (*)(void*, void*);
-    if (void* const library = dlopen("libX11.so.6", RTLD_NOW))
-        if (const auto set = reinterpret_cast<Handler (*)(Handler)>(dlsym(library, "XSetErrorHandler")))
-            set([](void*, void*) { return 0; });
 }
 
 void passMessages(int milliseconds) { juce::MessageManager::getInstance()->runDispatchLoopUntil(milliseconds); }

@@ -66,10 +66,6 @@ private:
     juce::MidiBuffer midi;
 };
 
-/// To be called before an editor is made. JUCE sets properties that only a window manager knows, and X ends a program
-/// at the first error unless it says otherwise, as every DAW's toolkit does. JUCE says so in whole applications only.
-void outliveErrorsOfX();
-
 /// Lets JUCE's messages pass: what a DAW's main thread does all the time.
 void passMessages(int milliseconds);
 } // namespace host

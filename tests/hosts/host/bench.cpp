@@ -133,7 +133,6 @@ Series weighEditor(const Options& options)
         HostedPlugin plugin(48000.0, 512, false, options.bundles[k]);
         if (!plugin.instance->hasEditor())
             continue;
-        outliveErrorsOfX();
         std::unique_ptr<juce::AudioProcessorEditor> editor;
         if (options.number("shown", 1) > 0)
         {

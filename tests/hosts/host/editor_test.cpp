@@ -14,7 +14,6 @@ struct Window
 
     explicit Window(HostedPlugin& plugin)
     {
-        outliveErrorsOfX();
         editor.reset(plugin.instance->createEditorIfNeeded());
         REQUIRE(editor != nullptr);
         frame.setUsingNativeTitleBar(true);
