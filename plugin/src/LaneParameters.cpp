@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "LaneParameters.h"
 
+#include <cmath>
 #include <memory>
 
 namespace demon
@@ -14,7 +15,14 @@ std::unique_ptr<juce::AudioParameterFloat> makeParameter(const LaneInfo& info)
     return std::make_unique<juce::AudioParameterFloat>(
         juce::ParameterID{info.id, kParameterVersion}, juce::String::fromUTF8(info.name),
         juce::NormalisableRange<float>(info.min, info.max, 0.0f, info.skew), info.defaultValue,
-        juce::AudioParameterFloatAttributes().withLabel(juce::String::fromUTF8(info.unit)));
+        juce::AudioParameterFloatAttributes()
+            .withLabel(juce::String::fromUTF8(info.unit))
+            .withValueFromStringFunction(
+                [&info](const juce::String& text) // JUCE's own lets "nan" through
+                {
+                    const float value = text.getFloatValue();
+                    return std::isfinite(value) ? juce::jlimit(info.min, info.max, value) : info.defaultValue;
+                }));
 }
 } // namespace
 

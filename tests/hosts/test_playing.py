@@ -94,7 +94,7 @@ def test_every_pass_of_a_loop_sounds_the_same(server, music, tmp_path):
     """Each is a start at the same place with the same input."""
     first, stop = RATE, RATE + 100 * 1920
     out, _ = play(
-        music, tmp_path, endpoint=server.endpoint, block=480, paced=False, offline=True, seconds=22.0,
+        music, tmp_path, endpoint=server.endpoint, block=480, paced=False, offline=True, seconds=26.0,
         script=f"loop {first} {stop}",
     )  # fmt: skip
     length = stop - first
