@@ -102,6 +102,7 @@ TEST_CASE("several threads change parameters at random while it plays", "[plugin
     Player player(plugin, 64, 4.0);
     std::vector<std::thread> threads;
     std::atomic<bool> quit{false};
+    std::atomic<int> running{3};
     for (unsigned seed = 1; seed <= 3; ++seed)
         threads.emplace_back(
             [&, seed]
@@ -118,9 +119,12 @@ TEST_CASE("several threads change parameters at random while it plays", "[plugin
                     if (random() % 16 == 0)
                         std::this_thread::sleep_for(std::chrono::microseconds(200));
                 }
+                --running;
             });
     passMessages(3000);
     quit = true;
+    while (running > 0)
+        passMessages(10); // texts are asked for with this thread's lock
     for (std::thread& thread : threads)
         thread.join();
     CHECK(player.blocks() > 500);
