@@ -8,7 +8,7 @@ BUILD ?= build
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-cpp test-python plugin serve lint format bench golden model model-data model-small clean
+.PHONY: demo test test-cpp test-python plugin serve lint format bench sanitize golden model model-data model-small clean
 
 demo: plugin ## bounce 30 s of music through the plugin into out/demo
 	$(PY) -m demo.bounce --out out/demo
@@ -42,7 +42,7 @@ format: $(VENV)/.ready
 	$(VENV)/bin/ruff format .
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format -i
 
-bench: $(VENV)/.ready ## speed and memory, as ratios against a baseline in the same run; JSON in out/bench.json
+bench: plugin $(VENV)/.hosts-ready ## speed and memory, as ratios against a baseline in the same run; JSON in out/bench.json
 	$(PY) -m tests.bench --json out/bench.json
 
 $(VENV)/.ready: pyproject.toml scripts/debian-packages
@@ -52,6 +52,10 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
 	$(PY) -m pip install --quiet --no-deps basic-pitch==0.4.0 # only its ONNX file is used; it would pull in TensorFlow
 	touch $@
+
+sanitize: $(VENV)/.ready ## C++ tests with Address, Undefined, Thread and RealtimeSanitizer; PLUGIN=1 for the processor too
+	scripts/debian-packages clang-22 libclang-rt-22-dev llvm-22
+	scripts/sanitize
 
 # What only the tests need: a DAW, and a display for editors.
 HOST_PACKAGES = ardour xvfb

@@ -27,7 +27,8 @@ struct Playing : Rig
 
     void block(int count)
     {
-        Signal left = noise(static_cast<std::size_t>(count) + 1, static_cast<unsigned>(random())), right = left; // never without an address
+        Signal left = noise(static_cast<std::size_t>(count) + 1, static_cast<unsigned>(random())),
+               right = left; // never without an address
         for (std::size_t i = 0; i < kLaneCount; ++i)
         {
             std::uniform_real_distribution<float> values(kLanes[i].min, kLanes[i].max);
@@ -75,7 +76,8 @@ TEST_CASE("playing in real time: locates, loops, stops, restarts and negative po
     CHECK(host.isFinite);
 }
 
-TEST_CASE("playing in real time: nobody answers, nobody empties the queues, and late windows by both policies", "[realtime]")
+TEST_CASE("playing in real time: nobody answers, nobody empties the queues, and late windows by both policies",
+          "[realtime]")
 {
     for (const LatePolicy policy : {LatePolicy::dry, LatePolicy::silence})
     {

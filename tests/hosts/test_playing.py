@@ -18,12 +18,12 @@ LATENCY = 150 * 1920
 RATE = 48_000
 
 
-def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False):
+def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False, offline=False):
     """Run tests/hosts/play_session.py; its result `[2, N]`, not latency-compensated, and its report."""
     np.save(tmp_path / "in.npy", music)
     arguments = {
         "bundle": str(BUNDLE), "source": str(tmp_path / "in.npy"), "result": str(tmp_path / "out.npy"), "block": block,
-        "paced": paced, "seconds": seconds, "script": script,
+        "paced": paced, "seconds": seconds, "script": script, "offline": offline,
     }  # fmt: skip
     environment = {"DEMON_ENDPOINT": endpoint, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | PROMPT_ENVIRONMENT
     if probe:
@@ -79,6 +79,32 @@ def test_a_locate_starts_an_epoch_and_loses_no_sample_of_the_old_one(server, ref
     again = played[:, jump:]
     assert np.abs(again).max() > 0
     assert not np.array_equal(again[:, :RATE], music[:, RATE : 2 * RATE])
+
+
+def test_tempo_and_meter_change_no_bit(server, reference, music, tmp_path):
+    """Nothing in Stream is measured in beats."""
+    out, _ = play(
+        music, tmp_path, endpoint=server.endpoint, block=480, paced=False, offline=True, seconds=12.0, script="rhythm"
+    )
+    played, heard = out[:, LATENCY:], reference(music, denoise=0.6)
+    assert np.array_equal(played[:, : music.shape[1]], heard[:, : played.shape[1]])
+
+
+def test_every_pass_of_a_loop_sounds_the_same(server, music, tmp_path):
+    """Each is a start at the same place with the same input."""
+    first, stop = RATE, RATE + 100 * 1920
+    out, _ = play(
+        music, tmp_path, endpoint=server.endpoint, block=480, paced=False, offline=True, seconds=26.0,
+        script=f"loop {first} {stop}",
+    )  # fmt: skip
+    length = stop - first
+    passes = [out[:, at : at + length] for at in range(LATENCY + stop, out.shape[1] - length, length)]
+    assert len(passes) >= 3
+    assert np.abs(passes[0]).max() > 0
+    assert not np.array_equal(passes[0], music[:, first:stop])
+    glide = 1024  # from what the last pass ended with
+    for other in passes[1:]:
+        assert np.array_equal(other[:, glide:], passes[0][:, glide:])
 
 
 def test_stopped_the_delayed_dry_signal_passes(server, music, tmp_path):

@@ -4,11 +4,25 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <dlfcn.h>
 #include <random>
 #include <stdexcept>
 
 namespace host
 {
+namespace
+{
+/// JUCE sets properties that only a window manager knows, and X ends a program at the first error unless it says
+/// otherwise, as every DAW's toolkit does. JUCE says so in whole applications only.
+void outliveErrorsOfX()
+{
+    using Handler = int (*)(void*, void*);
+    if (void* const library = dlopen("libX11.so.6", RTLD_NOW))
+        if (const auto set = reinterpret_cast<Handler (*)(Handler)>(dlsym(library, "XSetErrorHandler")))
+            set([](void*, void*) { return 0; });
+}
+} // namespace
+
 juce::Optional<juce::AudioPlayHead::PositionInfo> Transport::getPosition() const
 {
     if (!hasPosition)
@@ -66,6 +80,7 @@ std::string HostedPlugin::bundle()
 
 HostedPlugin::HostedPlugin(double rate, int longestBlock, bool offline, const std::string& path)
 {
+    outliveErrorsOfX();
     juce::VST3PluginFormat format;
     juce::OwnedArray<juce::PluginDescription> found;
     format.findAllTypesForFile(found, path);

@@ -49,7 +49,8 @@ public:
 
     /// `input` through the plugin in blocks of these sizes; a size of 0 is a block without samples. `between` is called
     /// after every block. The transport moves on while it plays, and jumps at the end of its loop.
-    Audio play(const Audio& input, const Blocks& blocks, const std::function<void()>& between = [] {});
+    Audio play(
+        const Audio& input, const Blocks& blocks, const std::function<void()>& between = [] {});
 
     /// One block in place; the transport stays where it is.
     void process(Audio& block);

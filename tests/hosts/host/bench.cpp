@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Times a plugin in a host: demon_host_bench blocks|load|memory|editor [options] BUNDLE..., and prints one line of JSON.
-// Bundles are measured in turn, so that a busy machine disturbs all alike; the result has one entry for each.
+// Times a plugin in a host: demon_host_bench blocks|load|memory|editor [options] BUNDLE..., and prints one line of
+// JSON. Bundles are measured in turn, so that a busy machine disturbs all alike; the result has one entry for each.
 //
 //   blocks   thread CPU nanoseconds of every block; --size 64, --seconds 10, --automation 1 moves every parameter
 //   load     wall seconds from the file to the first block; --rounds 10
 //   memory   bytes that an instance adds to the process, from the second on; --instances 8
-//   editor   wall seconds of painting the whole editor into a picture; --rounds 50, --scale 1 (needs a display)
+//   editor   CPU seconds of the process per second of playing; --shown 1, --rounds 5, --automation 0 (needs a display)
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -123,27 +123,35 @@ Series weighInstances(const Options& options)
     return series;
 }
 
-Series timeEditor(const Options& options)
+Series weighEditor(const Options& options)
 {
     Series series(options.bundles.size());
+    std::mt19937 random(1);
+    std::uniform_real_distribution<float> values(0.0f, 1.0f);
     for (std::size_t k = 0; k < options.bundles.size(); ++k)
     {
-        // Painted from outside, a hosted editor is an empty window of another process's toolkit. So what is timed is
-        // the work of this process while the editor repaints by itself, per second of it being open.
         HostedPlugin plugin(48000.0, 512, false, options.bundles[k]);
         if (!plugin.instance->hasEditor())
             continue;
-        const std::unique_ptr<juce::AudioProcessorEditor> editor(plugin.instance->createEditorIfNeeded());
-        editor->addToDesktop(juce::ComponentPeer::windowIsTemporary);
-        editor->setVisible(true);
+        std::unique_ptr<juce::AudioProcessorEditor> editor;
+        if (options.number("shown", 1) > 0)
+        {
+            editor.reset(plugin.instance->createEditorIfNeeded());
+            editor->setOpaque(true);
+            editor->addToDesktop(juce::ComponentPeer::windowIsTemporary);
+            editor->setVisible(true);
+        }
         passMessages(1000);
+        const Audio input = noise(512);
         for (int round = 0; round < static_cast<int>(options.number("rounds", 5)); ++round)
         {
             const double cpu = now(CLOCK_PROCESS_CPUTIME_ID), wall = now(CLOCK_MONOTONIC);
-            const double until = wall + 1e9;
-            const Audio input = noise(512);
-            while (now(CLOCK_MONOTONIC) < until)
+            while (now(CLOCK_MONOTONIC) < wall + 1e9)
             {
+                if (options.number("automation", 0) > 0)
+                    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+                        if (!each->isDiscrete())
+                            each->setValue(values(random));
                 plugin.play(input, {512});
                 passMessages(10);
             }
@@ -184,7 +192,7 @@ void print(const Series& series)
 int main(int count, char** arguments)
 {
     const std::map<std::string, Series (*)(const Options&)> kinds{
-        {"blocks", timeBlocks}, {"load", timeLoading}, {"memory", weighInstances}, {"editor", timeEditor}};
+        {"blocks", timeBlocks}, {"load", timeLoading}, {"memory", weighInstances}, {"editor", weighEditor}};
     const auto kind = kinds.find(count > 1 ? arguments[1] : "");
     if (kind == kinds.end())
     {

@@ -17,8 +17,8 @@ const Blocks kVarying{1, 0, 333, 64, 0, 0, 2048, 700, 17, 4096, 3};
 int threadsNamed(const std::string& name)
 {
     int found = 0;
-    for (const auto& entry : juce::RangedDirectoryIterator(juce::File("/proc/self/task"), false, "*",
-                                                           juce::File::findDirectories))
+    for (const auto& entry :
+         juce::RangedDirectoryIterator(juce::File("/proc/self/task"), false, "*", juce::File::findDirectories))
     {
         std::ifstream file(entry.getFile().getChildFile("comm").getFullPathName().toStdString());
         std::string found_name;
@@ -61,8 +61,8 @@ TEST_CASE("a layout is refused, or played", "[plugin]")
             const bool isTaken = plugin.instance->setBusesLayout(layout);
             accepted += isTaken ? 1 : 0;
             plugin.prepare(48000.0, 512, false);
-            const int channels = std::max(plugin.instance->getTotalNumInputChannels(),
-                                          plugin.instance->getTotalNumOutputChannels());
+            const int channels =
+                std::max(plugin.instance->getTotalNumInputChannels(), plugin.instance->getTotalNumOutputChannels());
             Audio block(std::max(channels, 1), 512);
             block.clear();
             for (int k = 0; k < 20; ++k)

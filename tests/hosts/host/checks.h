@@ -48,9 +48,9 @@ public:
     void wait(int samples)
     {
         played += samples;
-        std::this_thread::sleep_until(begun + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                                  std::chrono::duration<double>(static_cast<double>(played) /
-                                                                                transport.rate / factor)));
+        std::this_thread::sleep_until(
+            begun + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                        std::chrono::duration<double>(static_cast<double>(played) / transport.rate / factor)));
     }
 
 private:

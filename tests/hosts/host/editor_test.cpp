@@ -12,8 +12,9 @@ struct Window
     std::unique_ptr<juce::AudioProcessorEditor> editor;
     juce::DocumentWindow frame{"host", juce::Colours::black, 0};
 
-    explicit Window(HostedPlugin& plugin) : editor(plugin.instance->createEditorIfNeeded())
+    explicit Window(HostedPlugin& plugin)
     {
+        editor.reset(plugin.instance->createEditorIfNeeded());
         REQUIRE(editor != nullptr);
         frame.setUsingNativeTitleBar(true);
         frame.setContentNonOwned(editor.get(), true);

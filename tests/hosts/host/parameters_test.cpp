@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Parameters and programs as hosts use them: text, automation, several threads at once.
+#include <algorithm>
+#include <cmath>
 #include <random>
 #include <set>
 #include <vector>
@@ -47,7 +49,8 @@ TEST_CASE("text that is no value does no harm", "[plugin]")
     useEngine(kNobody);
     HostedPlugin plugin;
     for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
-        for (const char* text : {"", " ", "-", "nan", "inf", "1e99", "-1e99", "six", "0.5 0.6", "\xf0\x9f\x8e\xb9", "%n%s"})
+        for (const char* text :
+             {"", " ", "-", "nan", "inf", "1e99", "-1e99", "six", "0.5 0.6", "\xf0\x9f\x8e\xb9", "%n%s"})
         {
             const float value = each->getValueForText(juce::String::fromUTF8(text));
             CAPTURE(each->getName(64).toStdString(), text, value);
@@ -70,7 +73,7 @@ TEST_CASE("values hold, also those out of range", "[plugin]")
             if (!each->isDiscrete())
                 CHECK(each->getValue() == Approx(value).margin(1e-5));
     }
-    for (const float value : {-1.0f, 2.0f, 1e30f, -1e30f})
+    for (const float value : {-1.0f, 2.0f, 1e30f, -1e30f, NAN, INFINITY})
     {
         for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
             each->setValue(value);
@@ -99,6 +102,7 @@ TEST_CASE("several threads change parameters at random while it plays", "[plugin
     Player player(plugin, 64, 4.0);
     std::vector<std::thread> threads;
     std::atomic<bool> quit{false};
+    std::atomic<int> running{3};
     for (unsigned seed = 1; seed <= 3; ++seed)
         threads.emplace_back(
             [&, seed]
@@ -108,15 +112,19 @@ TEST_CASE("several threads change parameters at random while it plays", "[plugin
                 const auto& parameters = plugin.instance->getParameters();
                 while (!quit)
                 {
-                    auto& parameter = *parameters[static_cast<int>(random() % static_cast<unsigned>(parameters.size()))];
+                    auto& parameter =
+                        *parameters[static_cast<int>(random() % static_cast<unsigned>(parameters.size()))];
                     parameter.setValue(values(random));
                     parameter.getValueForText(parameter.getText(parameter.getValue(), 32));
                     if (random() % 16 == 0)
                         std::this_thread::sleep_for(std::chrono::microseconds(200));
                 }
+                --running;
             });
     passMessages(3000);
     quit = true;
+    while (running > 0)
+        passMessages(10); // texts are asked for with this thread's lock
     for (std::thread& thread : threads)
         thread.join();
     CHECK(player.blocks() > 500);

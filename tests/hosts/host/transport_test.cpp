@@ -21,7 +21,8 @@ struct Session
     }
 
     /// `input` in real time or as fast as the plugin goes; `move` is called between blocks.
-    Audio play(const Audio& input, const Blocks& blocks, const std::function<void(int)>& move = [](int) {})
+    Audio play(
+        const Audio& input, const Blocks& blocks, const std::function<void(int)>& move = [](int) {})
     {
         Clock clock(plugin.transport);
         int count = 0;
