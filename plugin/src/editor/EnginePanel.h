@@ -15,7 +15,7 @@ public:
     void refresh(const EngineView& view, bool isLoop);
     void paint(juce::Graphics&) override;
     void resized() override;
-    static constexpr int kHeight = 330;
+    static constexpr int kHeight = 302;
 
 private:
     struct Figure
@@ -29,7 +29,7 @@ private:
     EngineModel& model;
     EngineView shown;
     bool hasShown = false, loop = false;
-    Text state{{}, Text::Tone::title}, engine{{}, Text::Tone::normal}, backend{{}, Text::Tone::dim};
+    Text state{{}, Text::Tone::title}, engine{{}, Text::Tone::dim};
     std::array<Figure, 6> figures;
     juce::TextButton start{"Start engine"};
     juce::ToggleButton byItself{"by itself"};
