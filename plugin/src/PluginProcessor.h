@@ -75,7 +75,7 @@ private:
     void processRealtime(Stream&, juce::AudioBuffer<float>&, const Transport&,
                          const Controls&) noexcept DEMON_NONBLOCKING;
     void processOffline(Stream&, juce::AudioBuffer<float>&, const Transport&, const Controls&);
-    void process(juce::AudioBuffer<float>&, bool forceBypass);
+    void process(juce::AudioBuffer<float>&, const juce::MidiBuffer&, bool forceBypass);
 
     LaneParameters parameters{*this};
     Telemetry numbers;

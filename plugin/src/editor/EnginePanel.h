@@ -20,7 +20,7 @@ public:
 private:
     struct Figure
     {
-        Text value{{}, Text::Tone::normal}, caption{{}, Text::Tone::dim};
+        Text value{{}, Text::Tone::title}, caption{{}, Text::Tone::dim};
         void show(const juce::String& text) { value.setText(text); }
     };
     void chooseLatency();
