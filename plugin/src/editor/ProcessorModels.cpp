@@ -38,6 +38,7 @@ EngineView ProcessorModels::view() const
 {
     const LinkStatus link = processor.linkStatus();
     const Settings settings = processor.settings();
+    actedLanes = link.engine.lanes;
     EngineView view;
     view.state = stateOf(link.state);
     view.model = utf8(link.engine.checkpoint);
@@ -57,10 +58,10 @@ EngineView ProcessorModels::view() const
 LaneFacts ProcessorModels::facts(std::size_t lane) const
 {
     LaneFacts facts;
-    const std::vector<std::string> acted = processor.linkStatus().engine.lanes; // empty: nothing is known
     if (isWireLane(kLanes[lane]))
     {
-        facts.acts = acted.empty() || std::find(acted.begin(), acted.end(), kLanes[lane].id) != acted.end();
+        facts.acts = actedLanes.empty() || // nothing is known
+                     std::find(actedLanes.begin(), actedLanes.end(), kLanes[lane].id) != actedLanes.end();
         facts.reason = facts.acts ? "" : "not in this engine";
     }
     return facts;

@@ -32,5 +32,6 @@ private:
 
     PluginProcessor& processor;
     Status status{processor};
+    mutable std::vector<std::string> actedLanes; ///< by the engine, as of the last view()
 };
 } // namespace demon
