@@ -96,9 +96,12 @@ void DrawnLanes::erase(std::size_t lane, std::int64_t first, std::int64_t end)
 
 std::vector<float> DrawnLanes::curve(std::size_t lane) const
 {
-    const Curves all = curves.get();
-    const auto found = all.find(lane);
-    return found == all.end() ? std::vector<float>() : found->second;
+    return curves.read(
+        [&](const Curves& all)
+        {
+            const auto found = all.find(lane);
+            return found == all.end() ? std::vector<float>() : found->second;
+        });
 }
 
 bool DrawnLanes::hasCurve(std::size_t lane) const { return !curve(lane).empty(); }

@@ -20,8 +20,8 @@ struct Take
 /// What the editor remembers in the project. Shapes no sound.
 struct EditorState
 {
-    static constexpr int kDefaultWidth = 1200, kDefaultHeight = 860;
-    static constexpr int kMinWidth = 940, kMinHeight = 640, kMaxWidth = 2800, kMaxHeight = 1900;
+    static constexpr int kDefaultWidth = 1200, kDefaultHeight = 880;
+    static constexpr int kMinWidth = 1040, kMinHeight = 660, kMaxWidth = 2800, kMaxHeight = 1900;
     static constexpr std::size_t kMaxTakes = 48;
 
     int width = kDefaultWidth, height = kDefaultHeight;

@@ -14,6 +14,12 @@ public:
         const std::lock_guard lock(mutex);
         return value;
     }
+    /// Calls `use(value)`, for a part of it; likewise short and without coming back here.
+    template <class Use> auto read(Use&& use) const
+    {
+        const std::lock_guard lock(mutex);
+        return use(value);
+    }
     void set(Value wanted)
     {
         const std::lock_guard lock(mutex);

@@ -206,14 +206,12 @@ Transport PluginProcessor::readTransport() const noexcept
 
 void PluginProcessor::processBlock(juce::AudioBuffer<float>& buffer, juce::MidiBuffer& midi)
 {
-    edits.midi.collect(midi);
-    process(buffer, false);
+    process(buffer, midi, false);
 }
 
 void PluginProcessor::processBlockBypassed(juce::AudioBuffer<float>& buffer, juce::MidiBuffer& midi)
 {
-    edits.midi.collect(midi);
-    process(buffer, true);
+    process(buffer, midi, true);
 }
 
 void PluginProcessor::readControls(Controls& controls, bool forceBypass) const noexcept
@@ -227,9 +225,10 @@ void PluginProcessor::readControls(Controls& controls, bool forceBypass) const n
     controls.matchGainDb = matchGain.load(std::memory_order_relaxed);
 }
 
-void PluginProcessor::process(juce::AudioBuffer<float>& buffer, bool forceBypass)
+void PluginProcessor::process(juce::AudioBuffer<float>& buffer, const juce::MidiBuffer& midi, bool forceBypass)
 {
     const RealtimeSection section;
+    edits.midi.collect(midi);
     const juce::ScopedNoDenormals noDenormals;
     ProbeLog* const probe = link.probe();
     const std::int64_t startedAt = probe != nullptr ? steadyNanoseconds() : 0;

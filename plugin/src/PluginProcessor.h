@@ -94,7 +94,7 @@ private:
     void drainNotes();
     void rememberEngine(const LinkStatus& status);
     void readControls(Controls& controls, bool forceBypass) const noexcept;
-    void process(juce::AudioBuffer<float>&, bool forceBypass);
+    void process(juce::AudioBuffer<float>&, const juce::MidiBuffer&, bool forceBypass);
     void processStereo(Player&, std::array<float*, 2> audio, int count, const Transport&, const Controls&);
     void processRealtime(Player&, std::array<float*, 2> audio, int count, const Transport&,
                          const Controls&) noexcept DEMON_NONBLOCKING;

@@ -87,7 +87,9 @@ def real(value: float) -> str:
 def table_row(row: dict[str, Any]) -> str:
     numbers = ", ".join(real(row[field]) for field in ("min", "max", "default", "skew"))
     enums = ", ".join(ENUMS[field][row[field]] for field in ("class", "resolution"))
-    texts = {field: json.dumps(row[field], ensure_ascii=True) for field in ("id", "name", "unit", "acts_on", "help", "group")}
+    texts = {
+        field: json.dumps(row[field], ensure_ascii=True) for field in ("id", "name", "unit", "acts_on", "help", "group")
+    }
     return (
         f"    {{{texts['id']}, {texts['name']}, {texts['unit']}, {numbers}, {enums},\n"
         f"     {texts['acts_on']}, {texts['help']},\n"

@@ -161,7 +161,7 @@ struct Showcase
             note.picture.generatedHigh = swell;
             note.picture.generatedLow = -0.95f * swell;
             note.lanes = Sound::defaultLanes();
-            note.lanes[lane::denoise] = static_cast<float>(0.55 + 0.35 * std::sin(at * 0.021));
+            note.lanes[lane::denoise] = static_cast<float>(0.62 + 0.28 * std::cos((at - playhead * 25.0) * 0.021));
             history.add(note);
         }
         history.setPlayhead(playhead * 25.0);

@@ -83,7 +83,7 @@ void frozen(Showcase& s)
     s.render.now.isStale = true;
     s.render.now.text = "Frozen 0:24 to 0:48";
     s.play(36.0, 24.0, 48.0,
-           [](double seconds) { return seconds > 3.0 && seconds < 6.0 ? WindowState::stale : WindowState::ready; });
+           [](double seconds) { return seconds > -4.0 && seconds < -1.0 ? WindowState::stale : WindowState::ready; });
     s.status.now = {Severity::calm, "", "Frozen: plays the rendered result without an engine; 3 s are stale", "",
                     false};
 }

@@ -7,7 +7,7 @@ namespace demon
 {
 namespace
 {
-constexpr int kStatusHeight = 30, kLeftWidth = 300, kRightWidth = 268;
+constexpr int kStatusHeight = 30, kLeftWidth = 290, kRightWidth = 272;
 }
 
 EditorView::Column::Column()
@@ -138,8 +138,9 @@ void EditorView::resized()
     header.setBounds(area.removeFromTop(Header::kHeight));
     status.setBounds(area.removeFromBottom(kStatusHeight));
     area.reduce(metrics::gap, metrics::gap);
-    const int columns = PromptPanel::kHeight + LoraPanel::kHeight +
-                        (references != nullptr ? ReferencePanel::kHeight + metrics::gap : 0) + metrics::gap;
+    const int leftHeight = PromptPanel::kHeight + LoraPanel::kHeight +
+                           (references != nullptr ? ReferencePanel::kHeight + metrics::gap : 0) + metrics::gap;
+    const int columns = std::max(leftHeight, EnginePanel::kHeight + metrics::gap + output.neededHeight());
     const int timelineHeight =
         std::clamp(area.getHeight() - columns - metrics::gap, 190, std::max(190, area.getHeight() * 45 / 100));
     timeline.setBounds(area.removeFromTop(timelineHeight));

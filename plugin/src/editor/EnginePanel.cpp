@@ -82,7 +82,7 @@ EnginePanel::EnginePanel(EngineModel& engineModel)
         "Denoising steps of the engine per second", "Whole generations per second",
         "Measured from a turned knob to its sound", "From a message to its answer",
         "Frames that came too late, or not at all", "The checkpoint's own number of steps"};
-    for (Text* part : {&state, &engine, &backend, &latencyLabel, &lateLabel, &timeoutLabel, &endpointLabel})
+    for (Text* part : {&state, &engine, &latencyLabel, &lateLabel, &timeoutLabel, &endpointLabel})
         addAndMakeVisible(part);
     for (std::size_t i = 0; i < figures.size(); ++i)
     {
@@ -155,9 +155,9 @@ void EnginePanel::refresh(const EngineView& view, bool isLoop)
     if (view.warmUp && view.state == EngineState::warming)
         title << ", " << juce::roundToInt(100.0 * *view.warmUp) << " %";
     state.setText(title);
-    engine.setText(view.model.isEmpty() ? juce::String("No model") : view.model);
-    engine.setTooltip(view.model);
-    backend.setText(view.backend);
+    engine.setText(view.model.isEmpty() ? juce::String("No model")
+                                        : view.model + (view.backend.isEmpty() ? "" : " on " + view.backend));
+    engine.setTooltip(engine.getText());
     figures[0].show(perSecond(view.ticks));
     figures[1].show(perSecond(view.generations));
     figures[2].show(time(view.controlToSound));
@@ -189,7 +189,7 @@ void EnginePanel::paint(juce::Graphics& graphics)
             .withCentre({static_cast<float>(metrics::pad) + 5.0f, static_cast<float>(state.getBounds().getCentreY())}));
     if (!shown.warmUp || shown.state != EngineState::warming)
         return;
-    const auto bar = backend.getBounds().toFloat().withTrimmedTop(static_cast<float>(backend.getHeight()) - 4.0f);
+    const auto bar = engine.getBounds().toFloat().withTrimmedTop(static_cast<float>(engine.getHeight()) - 4.0f);
     graphics.setColour(p.raised);
     graphics.fillRoundedRectangle(bar, 2.0f);
     graphics.setColour(p.inFlight);
@@ -200,39 +200,28 @@ void EnginePanel::resized()
 {
     auto area = placeHeading();
     state.setBounds(area.removeFromTop(20).withTrimmedLeft(18));
-    if (start.isVisible())
+    area.removeFromTop(2);
+    auto row = area.removeFromTop(metrics::field);
+    engine.setBounds(start.isVisible() ? juce::Rectangle<int>() : row);
+    byItself.setBounds(row.removeFromRight(100));
+    start.setBounds(row.withTrimmedRight(metrics::gap));
+    area.removeFromTop(4);
+    for (std::size_t i = 0; i < figures.size(); ++i)
     {
-        area.removeFromTop(3);
-        auto row = area.removeFromTop(36).withSizeKeepingCentre(area.getWidth(), metrics::field);
-        byItself.setBounds(row.removeFromRight(94));
-        start.setBounds(row.withTrimmedRight(metrics::gap));
-        engine.setBounds({});
-        backend.setBounds({});
-    }
-    else
-    {
-        engine.setBounds(area.removeFromTop(20));
-        backend.setBounds(area.removeFromTop(19));
-    }
-    area.removeFromTop(6);
-    for (std::size_t i = 0; i < figures.size(); i += 2)
-    {
-        auto row = area.removeFromTop(38);
-        const int half = row.getWidth() / 2;
-        for (std::size_t column = 0; column < 2; ++column)
-        {
-            auto cell = column == 0 ? row.removeFromLeft(half) : row;
-            figures[i + column].value.setBounds(cell.removeFromTop(19));
-            figures[i + column].caption.setBounds(cell.removeFromTop(16));
-        }
+        const int column = static_cast<int>(i % 3);
+        if (column == 0)
+            row = area.removeFromTop(38);
+        auto cell = row.withWidth(row.getWidth() * (column + 1) / 3).withTrimmedLeft(row.getWidth() * column / 3);
+        figures[i].value.setBounds(cell.removeFromTop(19));
+        figures[i].caption.setBounds(cell.removeFromTop(16));
     }
     area.removeFromTop(4);
     const auto place = [&](Text& label, juce::Component& control)
     {
-        auto row = area.removeFromTop(metrics::field);
+        auto line = area.removeFromTop(metrics::field);
         area.removeFromTop(5);
-        label.setBounds(row.removeFromLeft(66));
-        control.setBounds(row);
+        label.setBounds(line.removeFromLeft(60));
+        control.setBounds(line);
     };
     place(latencyLabel, latency);
     place(lateLabel, late);

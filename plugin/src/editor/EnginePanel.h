@@ -15,12 +15,12 @@ public:
     void refresh(const EngineView& view, bool isLoop);
     void paint(juce::Graphics&) override;
     void resized() override;
-    static constexpr int kHeight = 330;
+    static constexpr int kHeight = 302;
 
 private:
     struct Figure
     {
-        Text value{{}, Text::Tone::normal}, caption{{}, Text::Tone::dim};
+        Text value{{}, Text::Tone::title}, caption{{}, Text::Tone::dim};
         void show(const juce::String& text) { value.setText(text); }
     };
     void chooseLatency();
@@ -29,7 +29,7 @@ private:
     EngineModel& model;
     EngineView shown;
     bool hasShown = false, loop = false;
-    Text state{{}, Text::Tone::title}, engine{{}, Text::Tone::normal}, backend{{}, Text::Tone::dim};
+    Text state{{}, Text::Tone::title}, engine{{}, Text::Tone::dim};
     std::array<Figure, 6> figures;
     juce::TextButton start{"Start engine"};
     juce::ToggleButton byItself{"by itself"};

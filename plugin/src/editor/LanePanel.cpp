@@ -9,7 +9,7 @@ namespace demon
 {
 namespace
 {
-constexpr int kNameWidth = 138, kWhenWidth = 118, kTwoColumns = 860;
+constexpr int kNameWidth = 132, kWhenWidth = 112, kTwoColumns = 860;
 
 juce::String whenHeard(const LaneInfo& info)
 {
@@ -129,7 +129,6 @@ LanePanel::LanePanel(Editing& edits, EngineModel& engineModel)
             groups.push_back(std::make_unique<Group>());
             group = std::prev(groups.end());
             (*group)->title.setText(title);
-            (*group)->title.setColour([](const Palette& p) { return p.dimText; });
             list.addAndMakeVisible((*group)->title);
         }
         auto& row = *(*group)->rows.emplace_back(std::make_unique<LaneRow>(editing, lane));

@@ -44,7 +44,7 @@ public:
 private:
     struct Group
     {
-        Text title;
+        Text title{{}, Text::Tone::title};
         std::vector<std::unique_ptr<LaneRow>> rows;
     };
     void layOut();

@@ -30,7 +30,7 @@ public:
     void refresh(); ///< settings and render
     void refreshLevels(double secondsSinceLast);
     void resized() override;
-    int neededHeight() const { return 110 + (output != nullptr ? 98 : 0) + (render != nullptr ? 36 : 0); }
+    int neededHeight() const { return 108 + (output != nullptr ? 98 : 0) + (render != nullptr ? 36 : 0); }
 
 private:
     OutputModel* const output;

@@ -50,8 +50,8 @@ EditorModels ProcessorModels::models()
 
 EngineView ProcessorModels::Engine::view() const
 {
-    const LinkStatus link = processor.linkStatus();
-    const Settings settings = processor.settings();
+    link = processor.linkStatus();
+    settings = processor.settings();
     const EngineReport launch = processor.engineStart().report();
     EngineView view;
     view.state = stateOf(link.state, launch);
@@ -84,8 +84,6 @@ LaneFacts ProcessorModels::Engine::facts(std::size_t lane) const
     LaneFacts facts;
     if (!isWireLane(kLanes[lane]))
         return facts;
-    const LinkStatus link = processor.linkStatus();
-    const Settings settings = processor.settings();
     const std::vector<std::string>& acted = link.engine.lanes; // empty: nothing is known
     facts.acts = acted.empty() || std::find(acted.begin(), acted.end(), kLanes[lane].id) != acted.end();
     facts.reason = facts.acts                          ? ""

@@ -59,6 +59,9 @@ private:
         }
         void start() override { processor.engineStart().start(); }
         void setStartsByItself(bool wanted) override { processor.engineStart().setStartsByItself(wanted); }
+
+        mutable LinkStatus link; ///< as of the last view(): facts() is asked for every lane
+        mutable Settings settings;
     };
 
     struct Status : Part, StatusModel

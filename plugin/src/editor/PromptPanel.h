@@ -13,7 +13,7 @@ public:
     PromptPanel(Editing& editing, EngineModel& engine);
     void refresh(const EngineView& engine);
     void resized() override;
-    static constexpr int kHeight = 236;
+    static constexpr int kHeight = 214;
 
 private:
     void change(const std::function<void(Settings&)>& edit);

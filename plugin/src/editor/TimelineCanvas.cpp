@@ -241,15 +241,20 @@ void TimelineCanvas::drawTo(juce::Point<float> position)
         break;
     case DrawTool::step:
     {
-        const auto stair = [&](double frame)
-        { return std::floor((frame - static_cast<double>(clip.first)) / kStepFrames); };
-        const double low = std::min(stair(from), stair(to)), high = std::max(stair(from), stair(to));
-        const double begin = static_cast<double>(clip.first) + low * kStepFrames;
-        const double end = static_cast<double>(clip.first) + (high + 1.0) * kStepFrames - 1.0;
-        drawStraight(stair(to) >= stair(from)
-                         ? static_cast<double>(clip.first) + std::max(low, stair(from)) * kStepFrames
-                         : begin,
-                     valueAt(position.y), end, valueAt(position.y));
+        const auto stairOf = [&](double frame)
+        { return static_cast<std::int64_t>(std::floor((frame - static_cast<double>(clip.first)) / kStepFrames)); };
+        const std::int64_t start = stairOf(from), end = stairOf(to), way = end >= start ? 1 : -1;
+        for (std::int64_t stair = start;; stair += way) // a fast hand skips none
+        {
+            const float share =
+                end == start ? 1.0f : static_cast<float>(stair - start) / static_cast<float>(end - start);
+            const float value = valueAt(strokeLast.y + share * (position.y - strokeLast.y));
+            const auto begin = static_cast<double>(clip.first + stair * kStepFrames);
+            if (stair >= 0 && stair * kStepFrames < clip.frames)
+                drawStraight(begin, value, begin + static_cast<double>(kStepFrames) - 1.0, value);
+            if (stair == end)
+                break;
+        }
         break;
     }
     case DrawTool::erase:

@@ -198,8 +198,9 @@ Field::Field(const juce::String& name, const juce::String& tip, const juce::Stri
     setDescription(name);
     setTooltip(tip);
     setFont(uiFont());
-    setIndents(8, 5);
+    setIndents(8, 0);
     setBorder({});
+    setJustification(juce::Justification::centredLeft);
     setSelectAllWhenFocused(true);
     onReturnKey = onFocusLost = [this] { apply(); };
     onEscapeKey = [this] { setText(shown, false); };
@@ -229,7 +230,7 @@ void Field::focusGained(FocusChangeType type)
 
 void Field::lookAndFeelChanged()
 {
-    applyColourToAllText(findColour(textColourId));
+    applyColourToAllText(paletteOf(*this).text); // sets the colour of this field as well
     setTextToShowWhenEmpty(hint, paletteOf(*this).dimText);
 }
 
