@@ -380,13 +380,53 @@ TEST_CASE("a new latency while playing is taken over at the next block")
     CHECK(isDelayed(host.play(input, {512}), input, host.plugin->getLatencySamples()));
 }
 
-TEST_CASE("only stereo in and out is accepted")
+TEST_CASE("mono and stereo are accepted, but nothing is folded down")
 {
     Host host(true);
-    juce::AudioProcessor::BusesLayout layout;
-    layout.inputBuses.add(juce::AudioChannelSet::mono());
-    layout.outputBuses.add(juce::AudioChannelSet::stereo());
-    CHECK_FALSE(host.plugin->isBusesLayoutSupported(layout));
-    layout.inputBuses.set(0, juce::AudioChannelSet::stereo());
-    CHECK(host.plugin->isBusesLayoutSupported(layout));
+    using Set = juce::AudioChannelSet;
+    const auto accepts = [&](const Set& in, const Set& out)
+    {
+        juce::AudioProcessor::BusesLayout layout;
+        layout.inputBuses.add(in);
+        layout.outputBuses.add(out);
+        return host.plugin->isBusesLayoutSupported(layout);
+    };
+    CHECK(accepts(Set::stereo(), Set::stereo()));
+    CHECK(accepts(Set::mono(), Set::mono()));
+    CHECK(accepts(Set::mono(), Set::stereo()));
+    CHECK_FALSE(accepts(Set::stereo(), Set::mono()));
+    CHECK_FALSE(accepts(Set::disabled(), Set::stereo()));
+    CHECK_FALSE(accepts(Set::stereo(), Set::create5point1()));
+}
+
+TEST_CASE("a mono host gets its own signal back bit for bit, in blocks of any size, and stereo out has it twice")
+{
+    for (const bool stereoOut : {false, true})
+    {
+        Host host(false);
+        juce::AudioProcessor::BusesLayout layout;
+        layout.inputBuses.add(juce::AudioChannelSet::mono());
+        layout.outputBuses.add(stereoOut ? juce::AudioChannelSet::stereo() : juce::AudioChannelSet::mono());
+        REQUIRE(host.plugin->setBusesLayout(layout));
+        host.prepare(48000.0);
+        const std::vector<float> input = noise(60000);
+        juce::MidiBuffer midi;
+        std::vector<float> left, right;
+        for (std::size_t at = 0, block = 0; at < input.size(); ++block)
+        {
+            const int sizes[] = {64, 20000, 1, 777};
+            const int size = std::min(sizes[block % 4], static_cast<int>(input.size() - at));
+            juce::AudioBuffer<float> buffer(stereoOut ? 2 : 1, size);
+            buffer.copyFrom(0, 0, input.data() + at, size);
+            host.plugin->processBlock(buffer, midi);
+            left.insert(left.end(), buffer.getReadPointer(0), buffer.getReadPointer(0) + size);
+            if (stereoOut)
+                right.insert(right.end(), buffer.getReadPointer(1), buffer.getReadPointer(1) + size);
+            at += static_cast<std::size_t>(size);
+            host.playHead.sample += size;
+        }
+        CHECK(isDelayed(left, input, host.plugin->getLatencySamples()));
+        if (stereoOut)
+            CHECK(right == left);
+    }
 }

@@ -58,6 +58,7 @@ TEST_CASE("every setting survives saving and opening")
     const auto xml = state::toXml(wanted, plugin.processor.lanes());
     Settings restored;
     REQUIRE(state::fromXml(*juce::parseXML(xml->toString()), restored, plugin.processor.lanes()));
+    CHECK(state::toXml(restored, plugin.processor.lanes())->toString() == xml->toString());
     CHECK(restored == wanted);
 }
 

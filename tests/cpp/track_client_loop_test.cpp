@@ -211,11 +211,11 @@ TEST_CASE("an edit is one message at a time, and what comes meanwhile is joined"
     const Edit second = rig.all<Edit>().back();
     CHECK(second.revision == first.revision + 1);
     CHECK(second.count == 5); // one per start: later fills cover earlier ones
-    CHECK(second.edits.back() == 0.49f);
+    CHECK(second.edits.back() == 0.01f * 49.0f);
     rig.hear(Edited{kClip, second.revision});
     rig.advance(100);
     CHECK(rig.count<Edit>() == 2);
-    CHECK(rig.client.clip().lanes->at(1, 39) == 0.49f);
+    CHECK(rig.client.clip().lanes->at(1, 39) == 0.01f * 49.0f);
 }
 
 TEST_CASE("an edit without an answer is sent again, and after a restart the lanes are fed as they are")
