@@ -109,6 +109,8 @@ int PluginProcessor::startPlayer(bool audioIsRunning)
     if (rateIsSupported)
         link.attach(newest->port());
     clips.attach(newest->loop());
+    if (newest->loop() != nullptr && environment::capturesAtOnce() && clips.clip().source == nullptr)
+        clips.capture();
     return newest->latencySamples();
 }
 

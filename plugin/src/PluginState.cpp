@@ -91,8 +91,12 @@ void extrasFromXml(const juce::XmlElement& xml, SoundExtras& extras)
             extras.loras[static_cast<std::size_t>(place - 1)] = {lora->getStringAttribute("name").toStdString(),
                                                                  lora->getStringAttribute("hash").toStdString()};
     for (const juce::XmlElement* reference : xml.getChildWithTagNameIterator("REFERENCE"))
-        (reference->getStringAttribute("kind") == "structure" ? extras.structure : extras.timbre) = {
-            reference->getStringAttribute("name").toStdString(), reference->getStringAttribute("hash").toStdString()};
+    {
+        ReferenceChoice& choice =
+            reference->getStringAttribute("kind") == "structure" ? extras.structure : extras.timbre;
+        choice = {reference->getStringAttribute("name").toStdString(),
+                  reference->getStringAttribute("hash").toStdString()};
+    }
 }
 } // namespace
 
@@ -139,8 +143,12 @@ Settings environment::initialSettings()
         settings.config.prompt = prompt;
     if (const char* seed = fromEnvironment("DEMON_SEED"))
         settings.config.seed = std::atoll(seed);
+    if (const char* mode = fromEnvironment("DEMON_MODE"))
+        settings.mode = std::string(mode) == "loop" ? PlayMode::loop : PlayMode::stream;
     return settings.sanitised();
 }
+
+bool environment::capturesAtOnce() { return fromEnvironment("DEMON_CAPTURE") != nullptr; }
 
 Settings environment::overridden(const Settings& settings)
 {

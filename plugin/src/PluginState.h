@@ -85,11 +85,14 @@ struct Settings
 ///   DEMON_ENDPOINT    the engine's address; wins over the user's own, which stays in the saved state
 ///   DEMON_TIMEOUT_S   time-out of a bounce; likewise
 ///   DEMON_LATENCY_S, DEMON_PROMPT, DEMON_SEED   of a fresh instance; the saved state wins over them
+///   DEMON_MODE        stream or loop; likewise
+///   DEMON_CAPTURE     set to anything: a Loop without a clip captures the next run over the timeline
 ///   DEMON_PROBE_LOG   a file for one JSON line per block (see ProbeLog.h)
 namespace environment
 {
 Settings initialSettings();                    ///< the user's, in a fresh instance
 Settings overridden(const Settings& settings); ///< what to use in place of `settings`
+bool capturesAtOnce();
 } // namespace environment
 
 /// The saved state is one XML element, which JUCE stores as text behind a small header:
