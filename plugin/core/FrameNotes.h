@@ -17,7 +17,8 @@ enum class FrameStatus
     dry,     ///< the dry signal, as it should be: outside the clip, while it is captured, without a clip
     waiting, ///< the dry signal, until the engine has delivered for the first time
     late,    ///< the replacement, because the window was not there when the frame began
-    ready    ///< a window
+    ready,   ///< a window, or a frozen result
+    stale    ///< a frozen result whose input is not what it was
 };
 
 /// The smallest and the largest sample of a stretch of audio, both channels taken together.
@@ -99,16 +100,17 @@ public:
             finish();
     }
 
-    /// Output from `position` on, all of one frame. The status is that of the frame's first samples.
+    /// Output from `position` on, all of one frame. The status is that of the frame's first samples, unless one that
+    /// comes later `corrects` it.
     void play(std::int64_t position, FrameStatus status, std::int32_t take, std::array<const float*, 2> audio,
-              std::size_t count) noexcept
+              std::size_t count, bool corrects = false) noexcept
     {
         while (used > 0 && pending[first].end <= position && !isStillHeard())
             finish();
         if (used == 0 || position < pending[first].begin)
             return;
         Pending& entry = pending[first];
-        if (position == entry.begin)
+        if (position == entry.begin || corrects)
             entry.note.status = status;
         entry.note.take = take;
         entry.note.output.include(audio, count);

@@ -8,6 +8,7 @@
 #include "CleanInput.h"
 #include "Controls.h"
 #include "FrameAssembler.h"
+#include "OutputPlace.h"
 #include "OutputStage.h"
 #include "SegmentMap.h"
 #include "StreamItems.h"
@@ -71,7 +72,7 @@ public:
         const OutputStage::Finish finish = OutputStage::Finish::of(controls, transport.offline);
         for (std::size_t done = 0; done < static_cast<std::size_t>(count);)
         {
-            const OutputPlace place = outputPlace();
+            const OutputPlace place = OutputPlace::of(segments, grid, counter - latencySamples);
             const std::size_t run = runLength(place, static_cast<std::size_t>(count) - done);
             const std::array<float*, 2> part{audio[0] + done, audio[1] + done};
             collect(part, run, controls, waiter);
@@ -84,16 +85,6 @@ public:
 private:
     static constexpr std::size_t kMaxRun = OutputStage::kMaxRun;
     static constexpr std::array<float, kMaxRun> kSilence{};
-
-    /// Where the next output sample lies. `isSilent` for the first latency after a start.
-    struct OutputPlace
-    {
-        bool isSilent = true;
-        std::int32_t epoch = 0;
-        std::int64_t frame = 0;
-        std::size_t offset = 0;    ///< inside the frame
-        std::int64_t untilEnd = 0; ///< samples before any of the above changes
-    };
 
     void restart() noexcept
     {
@@ -134,29 +125,6 @@ private:
         waiter.arrived();
         segments.add({counter, assembler.currentEpoch(), place.sample});
         report.epoch = assembler.currentEpoch();
-    }
-
-    OutputPlace outputPlace() noexcept
-    {
-        OutputPlace place;
-        const std::int64_t at = counter - latencySamples;
-        if (at < 0)
-        {
-            place.untilEnd = -at;
-            return place;
-        }
-        const Segment& segment = segments.at(at);
-        place.isSilent = false;
-        place.epoch = segment.epoch;
-        place.untilEnd = segments.nextCounter() - at;
-        if (segment.epoch != 0)
-        {
-            const std::int64_t position = segment.position + (at - segment.counter);
-            place.frame = grid.frameOf(position);
-            place.offset = static_cast<std::size_t>(grid.offsetOf(position));
-            place.untilEnd = std::min<std::int64_t>(place.untilEnd, grid.length - grid.offsetOf(position));
-        }
-        return place;
     }
 
     std::size_t runLength(const OutputPlace& place, std::size_t available) const noexcept

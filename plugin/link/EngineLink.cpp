@@ -100,6 +100,14 @@ public:
         }
     }
 
+    void sayBye()
+    {
+        if (!isOpen())
+            return;
+        send(Bye{});
+        wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
+    }
+
     /// Waits for a message; false when none came.
     bool wait(std::chrono::milliseconds timeout)
     {
@@ -232,8 +240,7 @@ void EngineLink::run()
         }
     try
     {
-        socket.send(Bye{});
-        socket.wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
+        socket.sayBye();
     }
     catch (const std::exception&) // the engine will forget the track by itself
     {
@@ -286,12 +293,14 @@ void EngineLink::takeRequests(TrackClient& client, Socket& socket)
         if (std::exchange(errorAcknowledged, false))
             client.acknowledgeError();
     }
+    if (next && !*next)
+        socket.sayBye(); // there will be no hello that replaces the track
     if (next || hasMoved)
         socket.close();
     if (next)
     {
         player = std::move(*next);
-        client.open(player.rate(), player.latencyFrames(), player.isLoop());
+        player ? client.open(player.rate(), player.latencyFrames(), player.isLoop()) : client.close();
     }
     else if (hasMoved)
     {

@@ -32,7 +32,7 @@ public:
     EngineLink& operator=(const EngineLink&) = delete;
 
     /// Serves `next` from now on, and what it keeps of the clip before is gone; the link keeps the player alive as long
-    /// as it uses it.
+    /// as it uses it. An empty port needs no engine: the connection ends.
     void attach(PlayerPort next);
 
     /// Feeds the engine with a clip that was not captured here. After attach, and after the clip was offered to the

@@ -25,6 +25,21 @@ void TrackClient::open(int rate, int latencyFrames, bool isLoop)
     latency = latencyFrames;
     isLoopTrack = isLoop;
     grid = FrameGrid::forRate(rate);
+    forget();
+    published.state = LinkState::lost;
+    reconnect();
+}
+
+void TrackClient::close()
+{
+    forget();
+    outbox.clear();
+    published.state = LinkState::idle;
+}
+
+/// Everything that belongs to the player.
+void TrackClient::forget()
+{
     records.clear();
     if (recorder != nullptr)
         recorder->closeAll();
@@ -34,8 +49,6 @@ void TrackClient::open(int rate, int latencyFrames, bool isLoop)
     edits.clear();
     published.take = 0;
     published.progress = {0, 0, 0, 0};
-    published.state = LinkState::lost;
-    reconnect();
 }
 
 void TrackClient::reconnect()

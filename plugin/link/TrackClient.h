@@ -62,6 +62,9 @@ public:
     /// A new player (host rate, latency or mode): all epochs are forgotten and the track opens anew.
     void open(int rate, int latencyFrames, bool isLoop);
 
+    /// No player any more: all epochs are forgotten, and nothing is wanted from an engine until the next open.
+    void close();
+
     /// The same stream at another address: the track opens anew there, and every epoch is resumed where it stands.
     void reconnect();
 
@@ -120,6 +123,7 @@ public:
     std::size_t keptEpochs() const { return records.size(); }
 
 private:
+    void forget();
     void on(const Welcome& message, std::int64_t now);
     void on(const Configured& message, std::int64_t now);
     void on(const Window& message, std::int64_t now);

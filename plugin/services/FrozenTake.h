@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "AudioFile.h"
-#include "FrameHash.h"
 #include "Receipt.h"
+#include "core/FrozenAudio.h"
 #include "demon/timebase.h"
 
 namespace demon
@@ -48,8 +49,31 @@ public:
         return hasFrame(frame) && index < inputHashes.size() ? inputHashes[static_cast<std::size_t>(index)] : 0;
     }
 
+    /// What plays it. It holds no owner: see frozenAudioOf.
+    FrozenAudio audio() const noexcept
+    {
+        const bool isComparable = inputHashes.size() == static_cast<std::size_t>(frameCount);
+        return {grid,
+                firstFrame,
+                frameCount,
+                {clip.channel(0), clip.channel(1)},
+                isComparable ? inputHashes.data() : nullptr,
+                lanes,
+                nullptr};
+    }
+
 private:
     AudioClip clip;
     std::vector<std::uint64_t> inputHashes;
 };
+
+/// For a FrozenPlayer, which keeps `take` alive; null is nothing frozen.
+inline FrozenAudio frozenAudioOf(std::shared_ptr<const FrozenTake> take)
+{
+    if (take == nullptr)
+        return {};
+    FrozenAudio audio = take->audio();
+    audio.owner = std::move(take);
+    return audio;
+}
 } // namespace demon

@@ -9,12 +9,12 @@
 #include <utility>
 #include <vector>
 
-#include "FrameHash.h"
 #include "PlanarHash.h"
 #include "Problem.h"
 #include "Receipt.h"
 #include "Sha256.h"
 #include "WavWriter.h"
+#include "core/FrameHash.h"
 #include "demon/timebase.h"
 
 namespace demon

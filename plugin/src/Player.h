@@ -4,41 +4,68 @@
 #include <memory>
 #include <utility>
 
+#include "core/FrozenPlayer.h"
 #include "core/Loop.h"
 #include "core/Stream.h"
 #include "link/PlayerPort.h"
 
 namespace demon
 {
-/// What the audio thread is inside of: a Stream or a Loop.
+/// What the audio thread is inside of: a Stream, a Loop, or what is frozen in place of either.
 class Player
 {
 public:
     explicit Player(std::shared_ptr<Stream> player) : stream(std::move(player)) {}
     explicit Player(std::shared_ptr<Loop> player) : looper(std::move(player)) {}
+    explicit Player(std::shared_ptr<FrozenPlayer> player) : frozenPlayer(std::move(player)) {}
 
-    const std::shared_ptr<Loop>& loop() const noexcept { return looper; } ///< or null
-    int latencySamples() const noexcept { return stream != nullptr ? static_cast<int>(stream->latencySamples) : 0; }
-    PlayerPort port() const { return stream != nullptr ? PlayerPort(stream) : PlayerPort(looper); }
+    const std::shared_ptr<Loop>& loop() const noexcept { return looper; }                 ///< or null
+    const std::shared_ptr<FrozenPlayer>& frozen() const noexcept { return frozenPlayer; } ///< or null
+    int latencySamples() const noexcept
+    {
+        if (stream != nullptr)
+            return static_cast<int>(stream->latencySamples);
+        return frozenPlayer != nullptr ? static_cast<int>(frozenPlayer->latencySamples) : 0;
+    }
+    /// Empty for what is frozen: nothing is wanted from an engine.
+    PlayerPort port() const
+    {
+        if (stream != nullptr)
+            return PlayerPort(stream);
+        return looper != nullptr ? PlayerPort(looper) : PlayerPort();
+    }
 
-    /// Audio thread; see Stream and Loop.
+    /// Audio thread; see Stream, Loop and FrozenPlayer.
     template <class Waiter>
     void process(std::array<float*, 2> audio, int count, const Transport& transport, const Controls& controls,
                  Waiter& waiter)
     {
-        if (stream != nullptr)
-            stream->process(audio, count, transport, controls, waiter);
-        else
-            looper->process(audio, count, transport, controls, waiter);
+        visit([&](auto& player) { player.process(audio, count, transport, controls, waiter); });
     }
-    void requestReset() noexcept { stream != nullptr ? stream->requestReset() : looper->requestReset(); }
+    void requestReset() noexcept
+    {
+        visit([](auto& player) { player.requestReset(); });
+    }
     const BlockReport& lastBlock() const noexcept
     {
-        return stream != nullptr ? stream->lastBlock() : looper->lastBlock();
+        const BlockReport* report = nullptr;
+        visit([&](const auto& player) { report = &player.lastBlock(); });
+        return *report;
     }
 
 private:
+    template <class Visitor> void visit(Visitor&& visitor) const
+    {
+        if (stream != nullptr)
+            visitor(*stream);
+        else if (looper != nullptr)
+            visitor(*looper);
+        else
+            visitor(*frozenPlayer);
+    }
+
     std::shared_ptr<Stream> stream;
     std::shared_ptr<Loop> looper;
+    std::shared_ptr<FrozenPlayer> frozenPlayer;
 };
 } // namespace demon

@@ -44,7 +44,7 @@ PluginProcessor::PluginProcessor()
                          (kind == ReferenceKind::timbre ? wanted.extras.timbre : wanted.extras.structure) = choice;
                          changeSettings(wanted);
                      }),
-      clips(link, epochs)
+      clips(link, epochs), freezer(UserSettingsFile().load().frozen(), [this] { restartPlayer(); })
 {
     applySettings(current);
     startTimerHz(kHouseworkHz);
@@ -85,6 +85,7 @@ void PluginProcessor::prepareToPlay(double, int)
 {
     longest = 0;
     int latency = 0;
+    freezer.setRate(streamRate());
     {
         const std::lock_guard lock(mutex);
         latency = startPlayer(false);
@@ -99,9 +100,7 @@ int PluginProcessor::startPlayer(bool audioIsRunning)
     const int rate = streamRate();
     rateIsSupported = isSupportedRate(rate);
     clips.remember();
-    newest = current.mode == PlayMode::loop
-                 ? std::make_shared<Player>(std::make_shared<Loop>(rate, epochs, numbers))
-                 : std::make_shared<Player>(std::make_shared<Stream>(rate, current.latencyFrames(), epochs, numbers));
+    newest = makePlayer(rate);
     if (audioIsRunning)
         players.offer(newest);
     else
@@ -112,6 +111,55 @@ int PluginProcessor::startPlayer(bool audioIsRunning)
     if (newest->loop() != nullptr && environment::capturesAtOnce() && clips.clip().source == nullptr)
         clips.capture();
     return newest->latencySamples();
+}
+
+/// The mutex is held.
+std::shared_ptr<Player> PluginProcessor::makePlayer(int rate)
+{
+    const bool loops = current.mode == PlayMode::loop;
+    if (freezer.isFrozen())
+    {
+        const ClipSource clip = loops ? clips.clip() : ClipSource{};
+        FrozenClip frozenClip;
+        if (clip.source != nullptr)
+            frozenClip = {clip.source, std::make_shared<const LaneTable>(*clip.lanes)};
+        return std::make_shared<Player>(std::make_shared<FrozenPlayer>(
+            rate, loops ? 0 : current.latencyFrames(), frozenAudioOf(freezer.take(rate)), numbers, frozenClip));
+    }
+    if (loops)
+        return std::make_shared<Player>(std::make_shared<Loop>(rate, epochs, numbers));
+    return std::make_shared<Player>(std::make_shared<Stream>(rate, current.latencyFrames(), epochs, numbers));
+}
+
+/// There is something else to play at the same latency.
+void PluginProcessor::restartPlayer()
+{
+    const std::lock_guard lock(mutex);
+    if (!players.isEmpty())
+        startPlayer(true);
+}
+
+void PluginProcessor::setFrozen(bool wanted)
+{
+    if (wanted)
+        freezer.freeze(recorder.lastRender());
+    else
+        freezer.thaw();
+    updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
+}
+
+bool PluginProcessor::isFrozenStale() const
+{
+    const auto take = freezer.take(streamRate());
+    if (take == nullptr)
+        return false;
+    const Settings now = settings();
+    const std::string& madeBy = take->receipt.engine.checkpointSha256;
+    if (take->receipt.config != environment::overridden(now).config ||
+        (!now.checkpointHash.empty() && !madeBy.empty() && madeBy != now.checkpointHash))
+        return true;
+    const std::lock_guard lock(mutex);
+    return newest != nullptr && newest->frozen() != nullptr && newest->frozen()->stale().staleFrames() > 0;
 }
 
 std::shared_ptr<Loop> PluginProcessor::loop() const
@@ -144,8 +192,8 @@ void PluginProcessor::drainNotes()
 {
     const auto pictureOf = [](const FrameNote& note)
     {
-        constexpr WindowState states[] = {WindowState::dry, WindowState::waiting, WindowState::late,
-                                          WindowState::ready};
+        constexpr WindowState states[] = {WindowState::dry, WindowState::waiting, WindowState::late, WindowState::ready,
+                                          WindowState::stale};
         TimelineFrame picture;
         picture.state = states[static_cast<std::size_t>(note.status)];
         picture.sourceLow = note.input.lowest;
@@ -229,6 +277,8 @@ void PluginProcessor::readControls(Controls& controls, bool forceBypass) const n
 
 void PluginProcessor::process(juce::AudioBuffer<float>& buffer, const juce::MidiBuffer& midi, bool forceBypass)
 {
+    if (isNonRealtime())
+        freezer.settle(); // a bounce must not begin before what is frozen is in memory
     const RealtimeSection section;
     edits.midi.collect(midi);
     const juce::ScopedNoDenormals noDenormals;
@@ -387,6 +437,8 @@ void PluginProcessor::getStateInformation(juce::MemoryBlock& block)
     xml->addChildElement(edits.toXml().release());
     if (auto clipXml = clips.toXml())
         xml->addChildElement(clipXml.release());
+    if (auto frozenXml = freezer.toXml())
+        xml->addChildElement(frozenXml.release());
     referenceAudio.addXml(*xml, settings());
     copyXmlToBinary(*xml, block);
 }
@@ -400,6 +452,7 @@ void PluginProcessor::setStateInformation(const void* data, int size)
     referenceAudio.fromXml(*xml);
     applySettings(restored);
     clips.fromXml(xml->getChildByName("CLIP"));
+    freezer.fromXml(xml->getChildByName("FROZEN"));
     edits.history.requestClear();
     if (const juce::XmlElement* part = xml->getChildByName("EDITING"))
         edits.fromXml(*part);

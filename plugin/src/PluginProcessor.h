@@ -10,6 +10,7 @@
 #include "ClipKeeper.h"
 #include "Editing.h"
 #include "EngineStart.h"
+#include "FreezeKeeper.h"
 #include "LaneParameters.h"
 #include "Player.h"
 #include "PluginState.h"
@@ -71,7 +72,11 @@ public:
     EngineStart& engineStart() { return starter; }
     const RenderRecorder& renders() const { return recorder; }
     Meters& meters() { return numbers.meters; }
-    std::shared_ptr<Loop> loop() const;          ///< null in Stream
+    FreezeKeeper& frozen() { return freezer; }
+    const FreezeKeeper& frozen() const { return freezer; }
+    void setFrozen(bool wanted);        ///< by the user: the last render, or nothing. Message thread
+    bool isFrozenStale() const;         ///< by today's configuration or engine, or by what was heard of the input
+    std::shared_ptr<Loop> loop() const; ///< null in Stream
     std::int64_t playheadFrame() const noexcept; ///< of the last block, on the timeline
     WireLaneValues wireLanes() const;            ///< as the host has them now
     const LaneParameters& lanes() const { return parameters; }
@@ -88,6 +93,8 @@ private:
     void announceLatency();
     int streamRate() const;
     int startPlayer(bool audioIsRunning);
+    std::shared_ptr<Player> makePlayer(int rate);
+    void restartPlayer();
     bool applySettings(const Settings& wanted);
     Transport readTransport() const noexcept;
     void timerCallback() override;
@@ -129,5 +136,6 @@ private:
     EngineLink link; ///< its thread ends before anything that it uses
     ReferenceKeeper referenceAudio;
     ClipKeeper clips;
+    FreezeKeeper freezer; ///< its thread restarts the player: it ends before anything else
 };
 } // namespace demon

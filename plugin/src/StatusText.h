@@ -11,6 +11,8 @@ inline juce::String statusLine(const PluginProcessor& processor, const LinkStatu
 {
     if (!processor.isRateSupported())
         return juce::String(error::sampleRate) + ": this sample rate is not a multiple of 25 between 8000 and 192000";
+    if (const auto problem = processor.frozen().problem())
+        return juce::String(problem->code) + ": " + juce::String::fromUTF8(problem->text.c_str());
     const bool timedOut = processor.telemetry().timedOut;
     if (!link.errorCode.empty())
         return juce::String(link.errorCode) + ": " + juce::String::fromUTF8(link.errorText.c_str()) +
@@ -25,7 +27,7 @@ inline juce::String statusLine(const PluginProcessor& processor, const LinkStatu
     switch (link.state)
     {
     case LinkState::idle:
-        return "Waiting for the host";
+        return processor.frozen().isFrozen() ? "Frozen: no engine is needed" : "Waiting for the host";
     case LinkState::waiting:
     case LinkState::lost:
         return "No engine at " + juce::String(processor.engineEndpoint()) + ": start it with demon serve";

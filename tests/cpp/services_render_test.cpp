@@ -19,7 +19,7 @@
 #include "services/RenderFolder.h"
 #include "services/RenderRecorder.h"
 #include "services/Sha256.h"
-#include "services/StaleWatch.h"
+#include "core/StaleWatch.h"
 #include "services/WholeFile.h"
 
 using namespace demon;
@@ -585,7 +585,7 @@ TEST_CASE("stale frames are those whose audio or lanes have changed, whatever th
     for (const std::int64_t block : {64, 100, 320, 333, 5000})
     {
         INFO("blocks of " << block);
-        StaleWatch watch(take);
+        StaleWatch watch(frozenAudioOf(take));
         // Lanes change where a frame begins, so a block ends there, as hosts that split blocks do.
         for (std::int64_t at = 17; at < 50 * kFrame;) // starts inside frame 10
         {
@@ -607,7 +607,7 @@ TEST_CASE("stale frames are those whose audio or lanes have changed, whatever th
         CHECK(watch.staleFrames() == 3);
     }
 
-    StaleWatch watch(take); // one long block: the lanes of its first sample count for all frames that begin in it
+    StaleWatch watch(frozenAudioOf(take)); // one long block: the lanes of its first sample count for all frames that begin in it
     watch.append(30 * kFrame, audio.data() + 20 * kFrame, audio.data() + 70 * kFrame, 2 * kFrame, lanesAt(30));
     CHECK(watch.staleFrames() == 2);
     watch.append(30 * kFrame, material.frames[20].data(), material.frames[20].data() + kFrame, kFrame, lanesAt(30));

@@ -15,8 +15,10 @@ double seconds(std::int64_t nanoseconds) { return static_cast<double>(nanosecond
 
 std::optional<double> positive(double value) { return value > 0.0 ? std::optional(value) : std::nullopt; }
 
-EngineState stateOf(LinkState link, const EngineReport& launch)
+EngineState stateOf(LinkState link, const EngineReport& launch, bool isFrozen)
 {
+    if (isFrozen)
+        return EngineState::unneeded;
     switch (link)
     {
     case LinkState::waiting:
@@ -45,7 +47,7 @@ std::optional<double> loopLatency(const LaneInfo& lane, const LinkStatus& link)
 EditorModels ProcessorModels::models()
 {
     return {processor.editing(), engine,  status, processor.timeline(), processor.lanes().bypass(), &mode, &clip,
-            &references,         &output, nullptr};
+            &references,         &output, &render};
 }
 
 EngineView ProcessorModels::Engine::view() const
@@ -54,7 +56,7 @@ EngineView ProcessorModels::Engine::view() const
     settings = processor.settings();
     const EngineReport launch = processor.engineStart().report();
     EngineView view;
-    view.state = stateOf(link.state, launch);
+    view.state = stateOf(link.state, launch, processor.frozen().isFrozen());
     view.model = utf8(link.engine.checkpoint);
     view.backend = utf8(link.engine.backend);
     view.endpoint = utf8(settings.endpoint);

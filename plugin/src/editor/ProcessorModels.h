@@ -2,6 +2,7 @@
 #pragma once
 #include "../PluginProcessor.h"
 #include "Models.h"
+#include "RenderBinding.h"
 
 namespace demon
 {
@@ -118,5 +119,6 @@ private:
     Clip clip{processor};
     References references{processor};
     Output output{processor};
+    RenderBinding render{processor};
 };
 } // namespace demon

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/WireLanes.h"
+#include "WireLanes.h"
 
 namespace demon
 {
