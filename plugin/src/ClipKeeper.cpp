@@ -124,9 +124,13 @@ void ClipKeeper::rememberLocked()
     const ClipSource now = loop != nullptr ? link.clip() : ClipSource{};
     if (now.source == nullptr || now.epoch < kept.epoch)
         return;
-    if (now.epoch > kept.epoch)
-        name.clear(); // captured
-    kept = now;
+    if (now.epoch == kept.epoch)
+    {
+        kept.lanes = now.lanes; // the source may be what was resampled for the loop
+        return;
+    }
+    kept = now; // captured
+    name.clear();
 }
 
 void ClipKeeper::attach(std::shared_ptr<Loop> next)
@@ -137,24 +141,26 @@ void ClipKeeper::attach(std::shared_ptr<Loop> next)
     giveToLoop();
 }
 
-/// The mutex is held. The clip is brought to the loop's rate; frames are the same at every rate.
+/// The mutex is held. The loop gets the clip at its rate; frames are the same at every rate. What is kept stays as it
+/// was captured, so that no change of rate is ever heard twice.
 void ClipKeeper::giveToLoop()
 {
     if (loop == nullptr || kept.source == nullptr)
         return;
-    if (kept.source->rate != loop->rate)
+    std::shared_ptr<const ClipAudio> source = kept.source;
+    if (source->rate != loop->rate)
     {
-        const auto audio = resampled(audioOf(*kept.source), loop->rate);
+        const auto audio = resampled(audioOf(*source), loop->rate);
         if (const Problem* problem = std::get_if<Problem>(&audio))
         {
             lastProblem = *problem;
             return;
         }
-        kept.source = clipOf(std::get<AudioClip>(audio), kept.source->firstFrame, kept.source->frames);
+        source = clipOf(std::get<AudioClip>(audio), source->firstFrame, source->frames);
     }
     kept.epoch = epochs.next();
     withdraw(loop->offer(LoopClip::given(kept.epoch, *kept.lanes)));
-    link.openClip(kept.epoch, kept.source, *kept.lanes);
+    link.openClip(kept.epoch, std::move(source), *kept.lanes);
 }
 
 /// The audio thread never saw it: nobody else ends its epoch.

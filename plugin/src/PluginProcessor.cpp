@@ -99,6 +99,11 @@ int PluginProcessor::startPlayer(bool audioIsRunning)
 {
     const int rate = streamRate();
     rateIsSupported = isSupportedRate(rate);
+    if (keepsLoop(rate))
+    {
+        newest->requestReset();
+        return 0;
+    }
     clips.remember();
     newest = makePlayer(rate);
     if (audioIsRunning)
@@ -160,6 +165,13 @@ bool PluginProcessor::isFrozenStale() const
         return true;
     const std::lock_guard lock(mutex);
     return newest != nullptr && newest->frozen() != nullptr && newest->frozen()->stale().staleFrames() > 0;
+}
+
+/// A Loop that plays at this rate goes on, and with it what is captured just now. The mutex is held.
+bool PluginProcessor::keepsLoop(int rate) const
+{
+    return newest != nullptr && newest->loop() != nullptr && newest->loop()->rate == rate && rateIsSupported &&
+           current.mode == PlayMode::loop && !freezer.isFrozen();
 }
 
 std::shared_ptr<Loop> PluginProcessor::loop() const

@@ -93,6 +93,7 @@ private:
     void announceLatency();
     int streamRate() const;
     int startPlayer(bool audioIsRunning);
+    bool keepsLoop(int rate) const;
     std::shared_ptr<Player> makePlayer(int rate);
     void restartPlayer();
     bool applySettings(const Settings& wanted);
