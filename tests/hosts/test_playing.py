@@ -18,14 +18,18 @@ LATENCY = 150 * 1920
 RATE = 48_000
 
 
-def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False, offline=False):
-    """Run tests/hosts/play_session.py; its result `[2, N]`, not latency-compensated, and its report."""
+def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False, offline=False, more=()):
+    """Run tests/hosts/play_session.py; its result `[2, N]`, not latency-compensated, and its report.
+
+    `more` is added to the host's environment.
+    """
     np.save(tmp_path / "in.npy", music)
     arguments = {
         "bundle": str(BUNDLE), "source": str(tmp_path / "in.npy"), "result": str(tmp_path / "out.npy"), "block": block,
         "paced": paced, "seconds": seconds, "script": script, "offline": offline,
     }  # fmt: skip
     environment = {"DEMON_ENDPOINT": endpoint, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | PROMPT_ENVIRONMENT
+    environment |= dict(more)
     if probe:
         environment["DEMON_PROBE_LOG"] = str(tmp_path / "probe.jsonl")
     done = subprocess.run(
