@@ -57,6 +57,10 @@ public:
     /// Any thread, wait-free: the next block starts as if after construction, but for what is known to be stale.
     void requestReset() noexcept { resetRequested.store(true, std::memory_order_release); }
 
+    /// Audio thread, before the first block: this player goes on where another has played up to now. What would have
+    /// come of the input before sounds at once, instead of a latency of silence.
+    void takeOver() noexcept { hasTakenOver = counter == 0; }
+
     /// Any thread, wait-free: which frames are stale, as far as they have been heard since construction.
     const StaleWatch& stale() const noexcept { return watch; }
 
@@ -81,12 +85,14 @@ public:
         const OutputStage::Finish finish = OutputStage::Finish::of(controls, transport.offline);
         for (std::size_t done = 0; done < static_cast<std::size_t>(count);)
         {
-            const OutputPlace place = OutputPlace::of(segments, grid, counter - latencySamples);
+            const OutputPlace place = outputPlace();
             const std::size_t length = runLength(place, static_cast<std::size_t>(count) - done);
             const std::array<float*, 2> part{audio[0] + done, audio[1] + done};
             if (run != 0)
                 hear(part, length, controls);
             output.delay(part, length, level);
+            if (counter < latencySamples)
+                output.replaceLevel(length, level);
             play(part, length, place, transport.offline, controls.outside, finish);
             counter += static_cast<std::int64_t>(length);
             position += static_cast<std::int64_t>(length);
@@ -106,6 +112,7 @@ private:
         notes.restart();
         counter = 0;
         run = 0;
+        hasTakenOver = false;
     }
 
     /// Continues the run over the timeline, or starts the next segment, with or without a run.
@@ -119,8 +126,24 @@ private:
             run = place.onTimeline && !segments.isFull() ? ++lastRun : 0;
             segments.add({counter, run, place.sample});
         }
+        if (!hasSegment)
+        {
+            firstRun = run;
+            firstPosition = place.sample;
+        }
         position = place.sample;
         report = {run, place.sample, false, false};
+    }
+
+    OutputPlace outputPlace() noexcept
+    {
+        const std::int64_t at = counter - latencySamples;
+        if (at >= 0 || !hasTakenOver || firstRun == 0)
+            return OutputPlace::of(segments, grid, at);
+        const std::int64_t sounding = firstPosition + at;
+        const int offset = grid.offsetOf(sounding);
+        return {false, firstRun, grid.frameOf(sounding), static_cast<std::size_t>(offset),
+                std::min<std::int64_t>(-at, grid.length - offset)};
     }
 
     std::size_t runLength(const OutputPlace& place, std::size_t available) const noexcept
@@ -225,8 +248,11 @@ private:
     std::int64_t counter = 0;          ///< input samples since the last start
     std::int64_t position = 0;         ///< of the next one on the timeline, if there is a run
     std::int32_t run = 0, lastRun = 0; ///< unbroken run over the timeline, 0: none
-    std::int32_t heardRun = 0;         ///< of the frame whose note was begun last
-    std::int64_t heardFrame = 0;       ///< that frame
+    bool hasTakenOver = false;
+    std::int32_t firstRun = 0;      ///< since the last start
+    std::int64_t firstPosition = 0; ///< of its first sample
+    std::int32_t heardRun = 0;      ///< of the frame whose note was begun last
+    std::int64_t heardFrame = 0;    ///< that frame
     std::atomic<bool> resetRequested{false};
 };
 } // namespace demon

@@ -83,6 +83,13 @@ public:
         gains.exchange(gainNow.data(), run);
     }
 
+    /// After delay: `level` counts for these samples, in place of that of a latency ago. For what was never delayed.
+    void replaceLevel(std::size_t run, Level level) noexcept
+    {
+        std::fill_n(mixNow.begin(), run, level.mix);
+        std::fill_n(gainNow.begin(), run, level.gain);
+    }
+
     /// Mixes the delayed dry samples in `audio`, those of the last delay, with `source`.
     void mix(std::array<float*, 2> audio, std::size_t run, const WetSplice::Source& source, Finish finish) noexcept
     {

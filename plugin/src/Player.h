@@ -42,6 +42,12 @@ public:
     {
         visit([&](auto& player) { player.process(audio, count, transport, controls, waiter); });
     }
+    /// Audio thread: the host goes on where another player has played; see FrozenPlayer.
+    void takeOver() noexcept
+    {
+        if (frozenPlayer != nullptr)
+            frozenPlayer->takeOver();
+    }
     void requestReset() noexcept
     {
         visit([](auto& player) { player.requestReset(); });

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -14,6 +15,7 @@ namespace demon
 namespace
 {
 constexpr int kHouseworkHz = 10;
+constexpr std::int64_t kNowhere = std::numeric_limits<std::int64_t>::min();
 constexpr int kScratchSamples = 8192; // a mono host's longer blocks are processed in parts of this
 
 RecorderLimits limitsOf(const UserSettings& user)
@@ -339,6 +341,9 @@ void PluginProcessor::processStereo(Player& player, std::array<float*, 2> audio,
 {
     const bool isOther = playing != nullptr && playing != &player;
     playing = &player;
+    if (isOther && !transport.offline && transport.playing && transport.sample == continuation)
+        player.takeOver();
+    continuation = transport.playing ? transport.sample + count : kNowhere;
     if (transport.offline)
     {
         processOffline(player, audio, count, transport, controls);

@@ -118,6 +118,7 @@ private:
     std::shared_ptr<Player> newest; ///< of the players
 
     const Player* playing = nullptr;         ///< audio thread: of the last block
+    std::int64_t continuation = 0;           ///< audio thread: where a host that plays goes on
     OutputTail tail;                         ///< audio thread
     std::vector<float> second;               ///< the right side of a mono host's signal
     std::atomic<bool> resetRequested{false}; ///< for the next block

@@ -114,7 +114,7 @@ bool capturesAtOnce();
 /// the lane's unit. Lanes are matched by id. What is missing keeps its present value, what is unknown is ignored, what
 /// is out of range is brought into it, and bytes that are no such element change nothing. An element of an older
 /// version is migrated first. What is not here has an owner of its own that adds its children: the clip and its lanes
-/// and references' audio (SavedAudio.h).
+/// and references' audio (SavedAudio.h), and the name of what is frozen (FreezeKeeper.h).
 namespace state
 {
 inline constexpr int kVersion = 2;

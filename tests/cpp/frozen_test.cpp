@@ -430,3 +430,28 @@ TEST_CASE("locates without end neither allocate nor lose the place")
     const Signal out = rig.play(input, 640);
     CHECK(std::equal(out.begin() + 10 * kFrame, out.begin() + 20 * kFrame, take.left.begin()));
 }
+
+TEST_CASE("a frozen result that takes over while the host plays is heard at once, and after a reset no more")
+{
+    const Take take(noise(kSamples, 20));
+    for (const std::size_t size : kBlocks)
+    {
+        Rig rig(5, take.audio());
+        rig.player.takeOver();
+        const std::int64_t from =
+            static_cast<std::int64_t>(kStart) + 3 * kFrame + 7; // two frames before the result sound
+        rig.transport.sample = from;
+        const Signal out = rig.play(Signal(10 * kFrame, 0.0f), size);
+        const std::size_t before = 2 * kFrame - 7;
+        for (std::size_t i = 0; i < out.size(); ++i)
+        {
+            if (i < before)
+                REQUIRE(out[i] == 0.0f);
+            else if (i >= before + kFade)
+                REQUIRE(out[i] == take.left[i - before]);
+        }
+        rig.player.requestReset();
+        rig.transport.sample = from;
+        CHECK((rig.play(Signal(5 * kFrame, 0.0f), size) == Signal(5 * kFrame, 0.0f)));
+    }
+}

@@ -14,12 +14,12 @@
 
 #include "TemporaryFolder.h"
 #include "catch.h"
+#include "core/StaleWatch.h"
 #include "services/AudioFile.h"
 #include "services/FrozenStore.h"
 #include "services/RenderFolder.h"
 #include "services/RenderRecorder.h"
 #include "services/Sha256.h"
-#include "core/StaleWatch.h"
 #include "services/WholeFile.h"
 
 using namespace demon;
@@ -607,7 +607,8 @@ TEST_CASE("stale frames are those whose audio or lanes have changed, whatever th
         CHECK(watch.staleFrames() == 3);
     }
 
-    StaleWatch watch(frozenAudioOf(take)); // one long block: the lanes of its first sample count for all frames that begin in it
+    StaleWatch watch(
+        frozenAudioOf(take)); // one long block: the lanes of its first sample count for all frames that begin in it
     watch.append(30 * kFrame, audio.data() + 20 * kFrame, audio.data() + 70 * kFrame, 2 * kFrame, lanesAt(30));
     CHECK(watch.staleFrames() == 2);
     watch.append(30 * kFrame, material.frames[20].data(), material.frames[20].data() + kFrame, kFrame, lanesAt(30));
