@@ -35,18 +35,7 @@ void FreezeKeeper::freeze(std::shared_ptr<const Render> render, const std::files
     want({std::move(render), {{}, folder.empty() ? userFolder : folder}, rate});
 }
 
-void FreezeKeeper::thaw()
-{
-    {
-        const std::lock_guard lock(mutex);
-        next.reset();
-        ++generation;
-        choice = {};
-        loaded.reset();
-        lastProblem.reset();
-    }
-    changed();
-}
+void FreezeKeeper::thaw() { choose({}); }
 
 void FreezeKeeper::setRate(int hostRate)
 {
@@ -197,16 +186,25 @@ std::unique_ptr<juce::XmlElement> FreezeKeeper::toXml() const
 
 void FreezeKeeper::fromXml(const juce::XmlElement* xml)
 {
+    choose(xml == nullptr
+               ? Choice{}
+               : Choice{xml->getStringAttribute("id").toStdString(), xml->getStringAttribute("folder").toStdString()});
+}
+
+/// Whatever is under way is given up.
+void FreezeKeeper::choose(Choice wanted)
+{
+    bool isOther = false;
     {
         const std::lock_guard lock(mutex);
+        isOther = !choice.id.empty() || !wanted.id.empty();
         next.reset();
         ++generation;
         lastProblem.reset();
-        choice = {};
-        if (xml != nullptr)
-            choice = {xml->getStringAttribute("id").toStdString(), xml->getStringAttribute("folder").toStdString()};
+        choice = std::move(wanted);
         reload();
     }
-    changed();
+    if (isOther)
+        changed();
 }
 } // namespace demon

@@ -76,6 +76,7 @@ private:
         std::optional<Problem> problem;
     };
 
+    void choose(Choice wanted);
     void want(Wish wish);
     void reload();
     void run();

@@ -357,3 +357,15 @@ TEST_CASE("to freeze while the host plays neither clicks nor leaves a gap, and k
             REQUIRE(output[i] == -0.5f);
     }
 }
+
+TEST_CASE("a state in which nothing is frozen does not interrupt what plays")
+{
+    const User user;
+    Host host(false, freeEndpoint());
+    const std::vector<float> input = noise(kLength);
+    host.play(input);
+    host.restore(host.save());
+    host.plugin->setFrozen(false);
+    const std::vector<float> output = host.play(input);
+    CHECK(std::equal(output.begin(), output.begin() + kLatency, input.end() - kLatency));
+}
