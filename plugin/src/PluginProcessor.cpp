@@ -48,6 +48,8 @@ PluginProcessor::PluginProcessor()
                      }),
       clips(link, epochs), freezer(UserSettingsFile().load().frozen(), [this] { restartPlayer(); })
 {
+    edits.drawn.send = [this](std::size_t lane, std::int64_t first, const std::vector<float>& values)
+    { sendDrawing(lane, first, values); };
     applySettings(current);
     startTimerHz(kHouseworkHz);
 }
@@ -192,6 +194,29 @@ WireLaneValues PluginProcessor::wireLanes() const
     Controls controls;
     parameters.read(controls);
     return wireLanesOf(controls.lanes);
+}
+
+/// Drawn over the clip, whose frames count from its first; where the values are NaN the lane follows the host again,
+/// which is true of all of it or of nothing.
+void PluginProcessor::sendDrawing(std::size_t lane, std::int64_t first, const std::vector<float>& values)
+{
+    std::size_t column = 0;
+    for (std::size_t i = 0; i < lane; ++i)
+        column += isWireLane(kLanes[i]) ? 1u : 0u;
+    const ClipSource clip = clips.clip();
+    if (!isWireLane(kLanes[lane]) || clip.source == nullptr)
+        return;
+    const auto isDrawn = [](float value) { return !std::isnan(value); };
+    if (!edits.drawn.hasCurve(lane))
+        return clips.draw(column, clip.source->firstFrame, {});
+    for (std::size_t at = 0; at < values.size();)
+    {
+        const auto begin = std::find_if(values.begin() + static_cast<std::ptrdiff_t>(at), values.end(), isDrawn);
+        const auto end = std::find_if_not(begin, values.end(), isDrawn);
+        if (begin != end)
+            clips.draw(column, clip.source->firstFrame + first + (begin - values.begin()), {begin, end});
+        at = static_cast<std::size_t>(end - values.begin());
+    }
 }
 
 /// What has to be done now and then, and is no other thread's affair.
@@ -418,6 +443,7 @@ void PluginProcessor::acknowledgeErrors()
     numbers.timedOut = false;
     numbers.noClip = false;
     link.acknowledgeError();
+    freezer.acknowledge();
     Settings wanted = settings();
     if (const LinkStatus status = link.status(); status.state == LinkState::ready && !wanted.checkpointHash.empty())
     {
@@ -440,6 +466,8 @@ std::optional<Problem> PluginProcessor::problem() const
         now.checkpointHash != status.engine.checkpointHash)
         return Problem{"E_CHECKPOINT", "this project was made with " + now.checkpoint + ", the engine has " +
                                            status.engine.checkpoint + " of other content: it will sound different"};
+    if (const auto ofFrozen = freezer.problem())
+        return ofFrozen;
     if (const auto ofClip = clips.problem())
         return ofClip;
     for (const ReferenceKind kind : {ReferenceKind::timbre, ReferenceKind::structure})

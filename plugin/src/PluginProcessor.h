@@ -100,6 +100,7 @@ private:
     Transport readTransport() const noexcept;
     void timerCallback() override;
     void drainNotes();
+    void sendDrawing(std::size_t lane, std::int64_t first, const std::vector<float>& values);
     void rememberEngine(const LinkStatus& status);
     void readControls(Controls& controls, bool forceBypass) const noexcept;
     void process(juce::AudioBuffer<float>&, const juce::MidiBuffer&, bool forceBypass);
