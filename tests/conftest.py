@@ -10,11 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+
+# What plugins and engines keep of the user's (renders, settings, LoRAs) must neither be read nor written by tests.
+_home = tempfile.TemporaryDirectory(prefix="demon-tests-")
+os.environ["XDG_DATA_HOME"] = os.environ["XDG_CONFIG_HOME"] = _home.name
 sys.path.insert(0, str(HERE / "python"))
 sys.path.insert(0, str(HERE / "hosts"))
 

@@ -167,6 +167,9 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
     lastTick = now;
     followOutput(output);
     retireEpochs(output);
+    const bool isRunning = !records.empty() && records.back().kind == EpochKind::stream;
+    published.readyTo = isRunning ? records.back().wanted : 0;
+    published.fedTo = isRunning ? records.back().keptEnd() : 0;
     if (published.state != LinkState::ready)
         forgetUnheard();
     switch (published.state)

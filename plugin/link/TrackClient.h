@@ -40,7 +40,9 @@ struct LinkStatus
     double ticks = 0.0, generations = 0.0; ///< of the engine, per second
     Progress progress;                     ///< the newest; epoch 0 when there is none
     std::int64_t take = 0;                 ///< the newest of the loop, 0 before the first
-    std::int64_t controlNanoseconds = 0;   ///< from a loop's edit to the first audio made with it; 0: not measured yet
+    std::int64_t readyTo = 0,
+                 fedTo = 0; ///< of the newest run in a stream: frames that have arrived, and that are known
+    std::int64_t controlNanoseconds = 0; ///< from a loop's edit to the first audio made with it; 0: not measured yet
 };
 
 /// A loop's source and its lanes as they are now.

@@ -222,9 +222,11 @@ void PluginProcessor::sendDrawing(std::size_t lane, std::int64_t first, const st
 /// What has to be done now and then, and is no other thread's affair.
 void PluginProcessor::timerCallback()
 {
+    const LinkStatus status = link.status();
     clips.tidy();
     drainNotes();
-    rememberEngine(link.status());
+    heard.setAhead(status.readyTo, status.fedTo);
+    rememberEngine(status);
 }
 
 void PluginProcessor::drainNotes()

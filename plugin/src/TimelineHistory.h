@@ -30,6 +30,16 @@ public:
         ++changes;
     }
     void setPlayhead(double frame) { place = frame; }
+
+    /// Beyond the playhead: frames before `readyTo` have arrived, those before `fedTo` are being made.
+    void setAhead(std::int64_t readyTo, std::int64_t fedTo)
+    {
+        if (readyTo == ready && fedTo == fed)
+            return;
+        ready = readyTo;
+        fed = fedTo;
+        ++changes;
+    }
     void clear()
     {
         slots.assign(slots.size(), empty());
@@ -47,6 +57,8 @@ public:
             frames[i] = note.frame == frame ? note.picture : TimelineFrame{};
             if (note.frame == frame)
                 frames[i].lane = note.lanes[lane];
+            if (static_cast<double>(frame) > place && frame < fed)
+                frames[i].state = frame < ready ? WindowState::ready : WindowState::inFlight;
         }
     }
 
@@ -64,6 +76,7 @@ private:
 
     std::vector<Note> slots = std::vector<Note>(static_cast<std::size_t>(kKept), empty());
     double place = 0.0;
+    std::int64_t ready = 0, fed = 0;
     std::int64_t changes = 0;
 };
 } // namespace demon

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "PluginProcessor.h"
+#include "TimelineHistory.h"
 #include "catch.h"
 
 using namespace demon;
@@ -293,4 +294,24 @@ TEST_CASE("what the editor remembers survives the project, and nonsense is broug
     CHECK(state.takes[0].seed == 0);
     CHECK(i.edits.midi.controlOf(lane::mix) == MidiControl{16, 0});
     CHECK_FALSE(i.edits.drawn.hasCurve(lane::denoise));
+}
+
+TEST_CASE("beyond the playhead the timeline shows what has arrived and what is being made")
+{
+    TimelineHistory history;
+    TimelineHistory::Note note;
+    note.picture.state = WindowState::late;
+    for (note.frame = 0; note.frame < 6; ++note.frame)
+        history.add(note);
+    history.setPlayhead(2.0);
+    const std::int64_t before = history.revision();
+    history.setAhead(4, 8);
+    CHECK(history.revision() != before);
+    std::vector<TimelineFrame> frames(10);
+    history.read(0, 0, frames);
+    CHECK(frames[2].state == WindowState::late);  // has sounded
+    CHECK(frames[3].state == WindowState::ready); // in place of the pass before
+    CHECK(frames[4].state == WindowState::inFlight);
+    CHECK(frames[7].state == WindowState::inFlight);
+    CHECK(frames[8].state == WindowState::none);
 }

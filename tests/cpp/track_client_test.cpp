@@ -398,3 +398,15 @@ TEST_CASE("a refusal is hopeless until the next try, a fault of this end is trie
     rig.advance(260);
     CHECK(rig.count<Hello>() == 3);
 }
+
+TEST_CASE("the user may see how far a run is known and how far it has come")
+{
+    Rig rig;
+    rig.welcome();
+    CHECK(rig.client.status().fedTo == 0);
+    rig.begin(1, false);
+    rig.feed(1, 0, 10);
+    rig.window(1, 0, 4);
+    CHECK(rig.client.status().readyTo == 4);
+    CHECK(rig.client.status().fedTo == 10);
+}

@@ -66,7 +66,7 @@ def test_a_captured_clip_is_bounced_to_the_bits_of_a_commit_and_again_from_the_s
 
 def test_every_bounce_leaves_its_receipt(server, music, tmp_path):
     results = clip_session(tmp_path, music, endpoint=server.endpoint, blocks=[512])
-    receipts = list((tmp_path / ".local/share/demon-bridge/renders").glob("*.receipt.json"))
+    receipts = list((tmp_path / ".local/share/demon-bridge/renders").glob("*.receipt.json"))  # under the host's $HOME
     assert len(receipts) == 1, "three bounces of the same bits are one render"
     receipt = json.loads(receipts[0].read_text())
     assert receipt["result_sha256"] == hashlib.sha256(results["bounce0"].tobytes()).hexdigest()
