@@ -189,9 +189,7 @@ TEST_CASE("what was bounced and frozen plays in the project that is opened again
         CHECK(host.plugin->frozen().isFrozen());
         CHECK(host.plugin->getLatencySamples() == kLatency);
         CHECK((host.play(frozen.input, block) == frozen.output));
-        for (int wait = 0; wait < 200 && host.plugin->linkStatus().state != LinkState::idle; ++wait)
-            juce::Thread::sleep(10); // the link's thread says so when it gets there
-        CHECK(host.plugin->linkStatus().state == LinkState::idle);
+        CHECK(eventually([&] { return host.plugin->linkStatus().state == LinkState::idle; }));
         CHECK_FALSE(host.plugin->telemetry().timedOut);
         CHECK(host.plugin->telemetry().lateFrames == 0);
         CHECK_FALSE(host.plugin->isFrozenStale());
