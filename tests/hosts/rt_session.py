@@ -151,6 +151,8 @@ class Player:
 
         self.plugin = minihost.Plugin(bundle, sample_rate=float(RATE), max_block_size=max(BLOCK_SIZES))
         self.plugin.non_realtime = offline
+        parameters = [self.plugin.get_param_info(index) for index in range(self.plugin.num_params)]
+        self._automatable = [index for index, info in enumerate(parameters) if info["is_automatable"]]
         self.blocks = 0
         self._position = 0
         self._pace = pace
@@ -205,7 +207,7 @@ class Player:
         return [(int(offset), self._any_parameter(), self._random.random()) for offset in offsets]
 
     def _any_parameter(self) -> int:
-        return int(self._random.integers(self.plugin.num_params))
+        return int(self._random.choice(self._automatable))
 
     def _wait(self, size: int) -> None:
         if self._pace > 0:

@@ -46,6 +46,20 @@ def test_the_audio_thread_keeps_the_promise_while_an_engine_delivers(checker, bu
     demand_the_promise(report)
 
 
+def test_in_loop_the_audio_thread_keeps_the_promise_while_it_captures_and_takes_arrive(
+    checker, bundle, server, tmp_path
+):
+    log = tmp_path / "blocks.jsonl"
+    variables = {
+        "DEMON_ENDPOINT": server.endpoint, "DEMON_MODE": "loop", "DEMON_CAPTURE": "1", "DEMON_PROBE_LOG": str(log),
+    }  # fmt: skip
+    report = run_session(checker, bundle, seconds=30, pace=1.5, variables=variables)
+    blocks = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(block["wet"] for block in blocks), "no take of the engine was played"
+    assert not blocks[0]["wet"]
+    demand_the_promise(report)
+
+
 def test_offline_the_plugin_waits_and_the_checker_sees_it(checker, bundle):
     """The control: in the same places of the same plugin, what is forbidden is counted."""
     variables = {"DEMON_ENDPOINT": NOBODY, "DEMON_TIMEOUT_S": "0.2"}
