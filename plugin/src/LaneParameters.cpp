@@ -17,9 +17,9 @@ std::unique_ptr<juce::AudioParameterFloat> makeParameter(const LaneInfo& info)
         juce::ParameterID{info.id, kParameterVersion}, juce::String::fromUTF8(info.name),
         juce::NormalisableRange<float>(info.min, info.max, 0.0f, info.skew), info.defaultValue,
         juce::AudioParameterFloatAttributes()
-            .withLabel(laneText::unit(info))
+            // With the unit, and no label beside it: a host hands the text back, and "1" would be 1, not 1 %.
             .withStringFromValueFunction([&info](float value, int length)
-                                         { return laneText::digits(info, value).substring(0, length); })
+                                         { return laneText::text(info, value).substring(0, length); })
             .withValueFromStringFunction([&info](const juce::String& text)
                                          { return laneText::value(info, text).value_or(info.defaultValue); }));
 }

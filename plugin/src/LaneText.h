@@ -15,7 +15,7 @@ namespace demon
 namespace laneText
 {
 juce::String unit(const LaneInfo& lane);                ///< "%", "x", "dB" or nothing
-juce::String digits(const LaneInfo& lane, float value); ///< without the unit, as hosts want it: "60"
+juce::String digits(const LaneInfo& lane, float value); ///< without the unit: "60"
 juce::String text(const LaneInfo& lane, float value);   ///< "60 %"
 
 /// The value inside the lane's range; nothing when `text` is no value.

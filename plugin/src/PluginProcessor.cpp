@@ -88,6 +88,8 @@ int PluginProcessor::streamRate() const
 void PluginProcessor::prepareToPlay(double, int)
 {
     longest = 0;
+    playing = nullptr; // the audio thread rests: what it plays next starts afresh
+    tail.reset();
     int latency = 0;
     freezer.setRate(streamRate());
     {
@@ -331,7 +333,10 @@ void PluginProcessor::process(juce::AudioBuffer<float>& buffer, const juce::Midi
     if (player == nullptr || outputs < 1)
         return;
     if (resetRequested.exchange(false, std::memory_order_acq_rel))
+    {
         player->requestReset();
+        tail.reset();
+    }
     if (buffer.getNumSamples() > longest.load(std::memory_order_relaxed))
         longest.store(buffer.getNumSamples(), std::memory_order_relaxed);
 

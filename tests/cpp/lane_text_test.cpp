@@ -70,14 +70,14 @@ TEST_CASE("hosts write and read parameters in the lane's own words")
     const PluginProcessor plugin;
     const auto& parameter = plugin.lanes()[lane::denoise];
     const juce::AudioProcessorParameter& asHost = parameter;
-    CHECK(asHost.getText(parameter.convertTo0to1(0.6f), 32) == "60");
-    CHECK(asHost.getLabel() == "%");
+    CHECK(asHost.getText(parameter.convertTo0to1(0.6f), 32) == "60 %");
+    CHECK(asHost.getLabel().isEmpty()); // the unit stands in the text: what a host hands back must mean the same
     CHECK(parameter.convertFrom0to1(asHost.getValueForText("60 %")) == Approx(0.6f));
     CHECK(parameter.convertFrom0to1(asHost.getValueForText("0,25")) == Approx(0.25f));
     CHECK(parameter.convertFrom0to1(asHost.getValueForText("what?")) == Approx(0.6f));
     const auto& level = plugin.lanes()[lane::output_gain];
     const juce::AudioProcessorParameter& hostLevel = level;
-    CHECK(hostLevel.getText(level.convertTo0to1(-6.0f), 32) == "-6.0");
+    CHECK(hostLevel.getText(level.convertTo0to1(-6.0f), 32) == "-6.0 dB");
     CHECK(level.convertFrom0to1(hostLevel.getValueForText("-6 dB")) == Approx(-6.0f));
 }
 

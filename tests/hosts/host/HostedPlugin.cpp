@@ -143,5 +143,14 @@ juce::AudioProcessorParameter& HostedPlugin::parameter(const juce::String& name)
     throw std::runtime_error("no parameter " + name.toStdString());
 }
 
+juce::Array<juce::AudioProcessorParameter*> HostedPlugin::parameters() const
+{
+    juce::Array<juce::AudioProcessorParameter*> found;
+    for (juce::AudioProcessorParameter* each : instance->getParameters())
+        if (each->isAutomatable())
+            found.add(each);
+    return found;
+}
+
 void passMessages(int milliseconds) { juce::MessageManager::getInstance()->runDispatchLoopUntil(milliseconds); }
 } // namespace host

@@ -58,6 +58,10 @@ public:
     int latency() const { return instance->getLatencySamples(); }
     juce::AudioProcessorParameter& parameter(const juce::String& name) const; ///< throws when there is none
 
+    /// The parameters that the plugin offers for automation. Others are no controls: JUCE's VST3 has one for every MIDI
+    /// controller, which a plugin cannot answer for.
+    juce::Array<juce::AudioProcessorParameter*> parameters() const;
+
     const juce::ScopedJuceInitialiser_GUI juceRuntime; ///< first made, last gone
     Transport transport;
     std::unique_ptr<juce::AudioPluginInstance> instance;

@@ -72,7 +72,7 @@ Series timeBlocks(const Options& options)
         for (std::size_t k = 0; k < plugins.size(); ++k)
         {
             if (options.number("automation", 0) > 0)
-                for (juce::AudioProcessorParameter* each : plugins[k]->instance->getParameters())
+                for (juce::AudioProcessorParameter* each : plugins[k]->parameters())
                     if (!each->isDiscrete())
                         each->setValue(values(random));
             Audio block(input);
@@ -149,7 +149,7 @@ Series weighEditor(const Options& options)
             while (now(CLOCK_MONOTONIC) < wall + 1e9)
             {
                 if (options.number("automation", 0) > 0)
-                    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+                    for (juce::AudioProcessorParameter* each : plugin.parameters())
                         if (!each->isDiscrete())
                             each->setValue(values(random));
                 plugin.play(input, {512});

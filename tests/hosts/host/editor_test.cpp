@@ -61,7 +61,7 @@ TEST_CASE("the editor takes a size within its limits, and any state while it is 
         if (window.editor->isResizable())
             window.editor->setSize(width, height);
         plugin.instance->setStateInformation(state.getData(), static_cast<int>(state.getSize()));
-        for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+        for (juce::AudioProcessorParameter* each : plugin.parameters())
             each->setValue(static_cast<float>(width % 7) / 7.0f);
         passMessages(100);
         CHECK(window.editor->getWidth() > 0);

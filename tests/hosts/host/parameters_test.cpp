@@ -15,7 +15,7 @@ TEST_CASE("every parameter has a name of its own and a default in range", "[plug
     useEngine(kNobody);
     HostedPlugin plugin;
     std::set<juce::String> names;
-    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
     {
         const juce::String name = each->getName(128);
         CAPTURE(name.toStdString());
@@ -31,7 +31,7 @@ TEST_CASE("a parameter's text leads back to its value", "[plugin]")
 {
     useEngine(kNobody);
     HostedPlugin plugin;
-    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
         for (const float value : {0.0f, 0.1f, 0.25f, 0.5f, 0.6f, 0.75f, 0.99f, 1.0f})
         {
             const juce::String text = each->getText(value, 64);
@@ -48,7 +48,7 @@ TEST_CASE("text that is no value does no harm", "[plugin]")
 {
     useEngine(kNobody);
     HostedPlugin plugin;
-    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
         for (const char* text :
              {"", " ", "-", "nan", "inf", "1e99", "-1e99", "six", "0.5 0.6", "\xf0\x9f\x8e\xb9", "%n%s"})
         {
@@ -65,17 +65,17 @@ TEST_CASE("values hold, also those out of range", "[plugin]")
     const Audio input = noise(512);
     for (const float value : {1.0f, 0.0f, 0.3f})
     {
-        for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+        for (juce::AudioProcessorParameter* each : plugin.parameters())
             each->setValue(value);
         CHECK(isFinite(plugin.play(input, {64})));
         passMessages(50);
-        for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+        for (juce::AudioProcessorParameter* each : plugin.parameters())
             if (!each->isDiscrete())
                 CHECK(each->getValue() == Approx(value).margin(1e-5));
     }
     for (const float value : {-1.0f, 2.0f, 1e30f, -1e30f, NAN, INFINITY})
     {
-        for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+        for (juce::AudioProcessorParameter* each : plugin.parameters())
             each->setValue(value);
         CHECK(isFinite(plugin.play(input, {64})));
     }
@@ -109,7 +109,7 @@ TEST_CASE("several threads change parameters at random while it plays", "[plugin
             {
                 std::mt19937 random(seed);
                 std::uniform_real_distribution<float> values(0.0f, 1.0f);
-                const auto& parameters = plugin.instance->getParameters();
+                const auto parameters = plugin.parameters();
                 while (!quit)
                 {
                     auto& parameter =
@@ -144,7 +144,7 @@ TEST_CASE("a flood of automation, every parameter in every block of 64, stalls n
     const juce::String untouched[] = {"Mix", "Output Gain", "Bypass"};
     const auto flood = [&]
     {
-        for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+        for (juce::AudioProcessorParameter* each : plugin.parameters())
             if (std::find(std::begin(untouched), std::end(untouched), each->getName(64)) == std::end(untouched))
                 each->setValue(values(random));
         clock.wait(64);

@@ -12,14 +12,14 @@ void randomise(HostedPlugin& plugin, unsigned seed)
 {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> values(0.0f, 1.0f);
-    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
         each->setValue(each->isDiscrete() ? std::round(values(random)) : values(random));
 }
 
 std::vector<float> valuesOf(HostedPlugin& plugin)
 {
     std::vector<float> values;
-    for (juce::AudioProcessorParameter* each : plugin.instance->getParameters())
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
         values.push_back(each->getValue());
     return values;
 }
