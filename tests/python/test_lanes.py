@@ -16,8 +16,8 @@ from shared_protocol.lanes import load_lanes
 
 T, C, HOP = 20, 64, 8
 ROWS = load_lanes()
-ELSEWHERE = {"structure"}
-"""Acted on where the context is built, not in the step."""
+ELSEWHERE = {"structure", "prompt_blend", "timbre", "lora_1", "lora_2", "lora_3", "lora_4"}
+"""Acted on where context and conditions are built, not in the step: `test_track_sound.py`."""
 AWAY = {"denoise": 0.4, "source_blend": 0.5, "initial_noise": 0.4, "mask": 0.5, "guidance": 3.0, "shift": 1.5}
 """Values away from neutral, for lanes whose default plus a little is not one."""
 NEEDS = {
@@ -99,7 +99,7 @@ def test_lanes_at_rest_leave_their_features_out():
 
 
 @pytest.mark.parametrize(
-    "name", [lane for lane in ACTED_LANES if ROWS[lane].resolution == "hop" and lane != "structure"]
+    "name", [lane for lane in ACTED_LANES if ROWS[lane].resolution == "hop" and lane not in ELSEWHERE]
 )
 def test_lanes_of_hop_resolution_are_read_at_the_hops_first_frame(name):
     needed = NEEDS.get(name, {})
