@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine_server.model.fourier import irfft, rfft
+
 SAMPLE_RATE = 48000
 HOP = 1920  # samples per latent frame
 PERIOD_FRAMES = 20  # frames after which all frequencies of the grid are in phase again
@@ -54,16 +56,13 @@ class Resolution:
     def analyse(self, x: Tensor) -> Tensor:
         """Samples `[B, S]` -> spectra `[B, bins, S / fft_hop]`; a full-scale sinusoid's peak is 1."""
         pad = (self.fft_size - self.fft_hop) // 2
-        window = self._window.to(x)
-        spectrum = torch.stft(
-            F.pad(x, (pad, pad)), self.fft_size, self.fft_hop, window=window, center=False, return_complex=True
-        )
-        return spectrum * (4 / self.fft_size)
+        frames = F.pad(x, (pad, pad)).unfold(-1, self.fft_size, self.fft_hop) * self._window.to(x)
+        return rfft(frames).mT * (4 / self.fft_size)
 
     def synthesise(self, spectrum: Tensor, first_bin: int = 0) -> Tensor:
         """The least-squares inverse of `analyse`: bins from `first_bin` on `[B, some bins, T]` -> `[B, T * fft_hop]`."""
         padded_bins = F.pad(spectrum.transpose(1, 2), (first_bin, 0))
-        frames = torch.fft.irfft(padded_bins, n=self.fft_size)
+        frames = irfft(padded_bins, self.fft_size)
         frames = frames * (self._window.to(frames) * (self.fft_size / 4))
         batch, count, _ = frames.shape
         quarters = frames.view(batch, count, 4, self.fft_hop)
