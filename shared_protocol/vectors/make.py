@@ -189,6 +189,7 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     yield "bad_lora_type", configure(loras=[1]), "E_MALFORMED", 48000, 0
     yield "bad_timbre", configure(timbre="5f" * 31), "E_FIELD", 48000, 0
     yield "bad_structure", configure(structure="../../secret"), "E_FIELD", 48000, 0
+    yield "bad_hash_newline", configure(structure="5f" * 32 + "\n"), "E_FIELD", 48000, 0
     yield "bad_rounds", configure(feedback_rounds=0), "E_FIELD", 48000, 0
     yield "bad_slow_bpm", configure(bpm=19), "E_FIELD", 48000, 0
     yield "bad_fast_bpm", configure(bpm=401), "E_FIELD", 48000, 0
