@@ -38,7 +38,6 @@ struct LinkStatus
     std::int64_t framesGivenUp = 0;   ///< fed frames that had to be forgotten before they were delivered
     std::int64_t roundTripNanoseconds = 0;
     double ticks = 0.0, generations = 0.0; ///< of the engine, per second
-    Progress progress;                     ///< the newest; epoch 0 when there is none
     std::int64_t take = 0;                 ///< the newest of the loop, 0 before the first
     std::int64_t readyTo = 0,
                  fedTo = 0; ///< of the newest run in a stream: frames that have arrived, and that are known
@@ -130,7 +129,6 @@ private:
     void on(const Configured& message, std::int64_t now);
     void on(const Window& message, std::int64_t now);
     void on(const Edited& message, std::int64_t now);
-    void on(const Referenced& message, std::int64_t now);
     void on(const Progress& message, std::int64_t now);
     void on(const Pong& message, std::int64_t now);
     void on(const Error& message, std::int64_t now);
@@ -142,7 +140,7 @@ private:
     void followOutput(OutputCursor::Place output);
     void forgetUnheard();
     bool beginEpoch(EpochRecord& record);
-    void recordWhole(const EpochRecord& record);
+    void recordInput(const EpochRecord& record, std::int64_t frame);
     void stopRecording(const EpochRecord& record);
     void takeLoopWindow(EpochRecord& record, const Window& message, std::int64_t now);
     void beginCommit(const FeedItem& item);

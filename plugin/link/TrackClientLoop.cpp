@@ -34,24 +34,25 @@ void TrackClient::beginCommit(const FeedItem& item)
     if (item.of != loop.epoch || loop.source == nullptr)
         return reportError(error::clip, "there is no clip to bounce: capture one first");
     records.emplace_back(item.epoch, EpochKind::commit, loop.source, std::make_shared<LaneTable>(*loop.lanes));
-    if (recorder != nullptr)
-        recordWhole(records.back());
+    if (recorder == nullptr)
+        return;
+    recorder->begin(item.epoch, sampleRate, loop.source->startSample(), true);
+    recorder->end(item.epoch, loop.source->endFrame(), true);
 }
 
-/// Everything that is fed of a commit, at once.
-void TrackClient::recordWhole(const EpochRecord& record)
+/// The input of a commit goes to the recorder frame by frame, together with its result: all of a long clip at once
+/// would be more than the disk takes in time.
+void TrackClient::recordInput(const EpochRecord& record, std::int64_t frame)
 {
-    const ClipAudio& source = *record.source();
-    recorder->begin(record.id, sampleRate, record.start, true);
     const auto length = static_cast<std::size_t>(grid.length);
-    std::vector<float> audio(2 * length);
-    for (std::int64_t f = record.firstFrame; f < source.endFrame(); ++f)
+    std::vector<float> audio;
+    audio.reserve(2 * length);
+    for (std::size_t channel = 0; channel < 2; ++channel)
     {
-        for (std::size_t channel = 0; channel < 2; ++channel)
-            std::copy_n(source.at(f, channel), length, audio.begin() + static_cast<std::ptrdiff_t>(channel * length));
-        recorder->feed(record.id, f, audio, record.lanesAt(f));
+        const float* samples = record.source()->at(frame, channel);
+        audio.insert(audio.end(), samples, samples + length);
     }
-    recorder->end(record.id, source.endFrame());
+    recorder->feed(record.id, frame, audio, record.lanesAt(frame));
 }
 
 /// What there is of an epoch is kept.
@@ -122,8 +123,6 @@ void TrackClient::on(const Edited& message, std::int64_t)
     if (editedAt != 0 && takeWhenEdited == 0)
         takeWhenEdited = std::max<std::int64_t>(published.take, 1);
 }
-
-void TrackClient::on(const Referenced&, std::int64_t) {}
 
 void TrackClient::sendEdits(std::int64_t now)
 {

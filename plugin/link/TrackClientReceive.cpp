@@ -29,6 +29,10 @@ bool isFinal(const std::string& code)
             return true;
     return false;
 }
+
+/// "0.1.0" of "demon-bridge 0.1.0".
+std::string versionOf(const std::string& server) { return server.substr(server.rfind(' ') + 1); }
+
 /// After these the engine has dropped the epoch.
 bool isFatalToEpoch(const std::string& code) { return code == error::engine || code == error::clip; }
 } // namespace
@@ -52,7 +56,7 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     takesBefore = published.take;
     edits.setCosts(message.lanes, message.costs);
     if (recorder != nullptr)
-        recorder->setEngine({message.server,
+        recorder->setEngine({versionOf(message.server),
                              message.protocol,
                              message.checkpoint,
                              message.checkpointHash,
@@ -88,6 +92,8 @@ void TrackClient::on(const Window& message, std::int64_t now)
         const float* left = message.audio.data() + static_cast<std::size_t>(record->wanted - message.frame) * length;
         std::copy_n(left, length, frame.audio.begin());
         std::copy_n(left + channelStride, length, frame.audio.begin() + static_cast<std::ptrdiff_t>(length));
+        if (recorder != nullptr && record->kind == EpochKind::commit)
+            recordInput(*record, frame.frame);
         if (recorder != nullptr)
             recorder->deliver(frame.epoch, frame.frame, frame.audio.data(), frame.audio.data() + length);
         auto place = wetFrames.end();
@@ -99,11 +105,7 @@ void TrackClient::on(const Window& message, std::int64_t now)
     progressAt = now;
 }
 
-void TrackClient::on(const Progress& message, std::int64_t now)
-{
-    progressAt = now;
-    published.progress = message;
-}
+void TrackClient::on(const Progress&, std::int64_t now) { progressAt = now; }
 
 void TrackClient::on(const Pong& message, std::int64_t now)
 {

@@ -165,12 +165,17 @@ void RenderRecorder::post(Job job, std::size_t bytes)
 
 // --- any thread ------------------------------------------------------------------------------------------------------
 
-std::shared_ptr<const Render> RenderRecorder::lastRender() const
+std::shared_ptr<const Render> RenderRecorder::lastRender() const { return stillThere(newest); }
+
+std::shared_ptr<const Render> RenderRecorder::lastComplete() const { return stillThere(newestComplete); }
+
+/// `one` of the renders that the mutex guards, or null when its file has gone.
+std::shared_ptr<const Render> RenderRecorder::stillThere(const std::shared_ptr<const Render>& one) const
 {
     std::shared_ptr<const Render> render;
     {
         const std::lock_guard lock(mutex);
-        render = newest;
+        render = one;
     }
     std::error_code failure;
     return render != nullptr && std::filesystem::exists(render->wav, failure) ? render : nullptr;
@@ -180,6 +185,12 @@ std::optional<Problem> RenderRecorder::problem() const
 {
     const std::lock_guard lock(mutex);
     return lastProblem;
+}
+
+void RenderRecorder::acknowledge()
+{
+    const std::lock_guard lock(mutex);
+    lastProblem.reset();
 }
 
 void RenderRecorder::setLimits(const RecorderLimits& wanted)
@@ -267,6 +278,8 @@ void RenderRecorder::finish(std::int32_t epoch)
     renderFolder::makeRoom(folder, currentLimits().diskBytes, render->wav);
     const std::lock_guard lock(mutex);
     newest = render;
+    if (render->receipt.isComplete)
+        newestComplete = render;
     lastProblem.reset();
 }
 

@@ -34,7 +34,7 @@ struct RecorderLimits
 ///
 /// Threads: begin to closeAll belong to the link thread; they copy and never wait for the disk, for which there is a
 /// writer thread. The constructor, the destructor (which waits for the writer: a second, at worst some) and limits
-/// belong to the owner. lastRender, problem and flush may be called from any thread but the audio thread.
+/// belong to the owner. The questions, acknowledge and flush may be called from any thread but the audio thread.
 class RenderRecorder
 {
 public:
@@ -62,8 +62,12 @@ public:
     /// The newest render that is still on the disk, or null.
     std::shared_ptr<const Render> lastRender() const;
 
-    /// Why the last epoch could not be kept, until one could. Code E_RENDER.
+    /// The newest that is complete and still on the disk, or null.
+    std::shared_ptr<const Render> lastComplete() const;
+
+    /// Why the last epoch could not be kept, until one could or the user knows. Code E_RENDER.
     std::optional<Problem> problem() const;
+    void acknowledge();
 
     void setLimits(const RecorderLimits& wanted);
 
@@ -87,6 +91,7 @@ private:
     void finish(std::int32_t epoch);
     void giveUp(std::int32_t epoch, const Problem& reason);
     RecorderLimits currentLimits() const;
+    std::shared_ptr<const Render> stillThere(const std::shared_ptr<const Render>& one) const;
 
     const std::filesystem::path folder;
 
@@ -104,7 +109,7 @@ private:
     std::size_t waiting = 0;                      ///< bytes
     bool isBusy = false, quit = false;
     RecorderLimits limits;
-    std::shared_ptr<const Render> newest;
+    std::shared_ptr<const Render> newest, newestComplete;
     std::optional<Problem> lastProblem;
 
     std::thread thread; ///< last: it uses everything above

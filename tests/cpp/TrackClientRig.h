@@ -17,12 +17,12 @@ inline constexpr std::size_t kFrame = 320;
 
 struct Rig
 {
-    TrackClient client{"test"};
+    TrackClient client;
     std::int64_t now = 1000 * kMs;
     OutputCursor::Place output;
     std::vector<Message> sent;
 
-    Rig()
+    explicit Rig(RenderRecorder* renders = nullptr) : client("test", renders)
     {
         client.open(kRate, 10, false);
         advance(0);

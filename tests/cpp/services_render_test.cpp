@@ -331,6 +331,37 @@ TEST_CASE("live renders are not kept when the user does not want them")
     CHECK(recorder.lastRender() != nullptr);
 }
 
+TEST_CASE("a render that broke off does not hide the complete one before it, and a problem can be acknowledged")
+{
+    const TemporaryFolder folder;
+    RenderRecorder recorder(folder.path);
+    recorder.setEngine(someEngine());
+    CHECK(recorder.lastComplete() == nullptr);
+    play(recorder, Material(30, 1), 0, 1);
+    const auto complete = recorder.lastRender();
+    CHECK(recorder.lastComplete() == complete);
+    const Material material(60, 2);
+    recorder.begin(2, kRate, 0, false);
+    for (std::size_t i = 0; i < 60; ++i)
+        recorder.feed(2, static_cast<std::int64_t>(i), material.frames[i], material.lanes[i]);
+    for (std::size_t i = 0; i < 30; ++i)
+        deliver(recorder, 2, static_cast<std::int64_t>(i), material.result(i));
+    recorder.close(2);
+    recorder.flush();
+    REQUIRE(recorder.lastRender() != nullptr);
+    CHECK_FALSE(recorder.lastRender()->receipt.isComplete);
+    CHECK(recorder.lastComplete() == complete);
+
+    recorder.begin(3, kRate, 0, false);
+    recorder.feed(3, 7, material.frames[0], material.lanes[0]); // not the first frame
+    recorder.flush();
+    REQUIRE(recorder.problem());
+    recorder.acknowledge();
+    CHECK_FALSE(recorder.problem());
+    std::filesystem::remove(complete->wav);
+    CHECK(recorder.lastComplete() == nullptr);
+}
+
 TEST_CASE("beyond the budget the oldest renders go, with their receipts, and never the newest")
 {
     const TemporaryFolder folder;

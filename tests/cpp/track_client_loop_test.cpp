@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // What the link does for loops: clips, takes, edits, commits; and references.
+#include "TemporaryFolder.h"
 #include "TrackClientRig.h"
 #include "catch.h"
+#include "services/RenderRecorder.h"
 
 using namespace track_client_rig;
 
@@ -36,7 +38,7 @@ struct LoopRig : Rig
 {
     std::shared_ptr<const ClipAudio> source = clipOf(-20, 60);
 
-    LoopRig()
+    explicit LoopRig(RenderRecorder* renders = nullptr) : Rig(renders)
     {
         client.open(kRate, 0, true);
         sent.clear();
@@ -308,6 +310,36 @@ TEST_CASE("a commit goes on where it was after the engine has restarted")
     CHECK(begins[1].deliverFrom == 5);
     rig.window(9, 5, 35);
     CHECK(rig.takeFrames().size() == 35);
+}
+
+TEST_CASE("the bounce of a long clip is kept with its whole source, however little the disk takes at a time")
+{
+    const TemporaryFolder folder;
+    RecorderLimits limits;
+    limits.waitingBytes = std::size_t{1} << 20;
+    RenderRecorder recorder(folder.path, limits);
+    LoopRig rig(&recorder);
+    constexpr std::int64_t frames = RenderFile::kMaxUnansweredFrames + 100;
+    rig.source = clipOf(-20, frames);
+    rig.openClip();
+    Welcome engine;
+    engine.server = "demon-bridge 1.2.3";
+    engine.checkpoint = "tiny";
+    rig.hear(engine);
+    rig.commit(9);
+    for (std::int64_t first = 0; first < frames; first += 100)
+    {
+        rig.window(9, first - 20, 100);
+        rig.takeFrames();
+        recorder.flush();
+    }
+    CHECK_FALSE(recorder.problem());
+    const auto render = recorder.lastComplete();
+    REQUIRE(render != nullptr);
+    CHECK(render->receipt.samples == frames * static_cast<std::int64_t>(kFrame));
+    CHECK(render->receipt.sourceSha256 == hashFloats(rig.source->audio.data(), rig.source->audio.size()));
+    CHECK(render->receipt.engine.demon == "1.2.3");
+    CHECK(render->inputHashes.back() != 0); // a clip's last frame is a whole one
 }
 
 TEST_CASE("a commit without its clip is an error, and one that the engine fails is hopeless at once")
