@@ -13,6 +13,8 @@
 #include "Controls.h"
 #include "FrameAssembler.h"
 #include "LoopClip.h"
+#include "LoopFeed.h"
+#include "LoopSigns.h"
 #include "OutputStage.h"
 #include "StreamItems.h"
 #include "Timeline.h"
@@ -22,12 +24,7 @@
 namespace demon
 {
 /// One stereo clip that the engine regenerates without pause: in real time the newest take of each frame sounds at its
-/// place on the timeline, without latency; offline (a bounce) only frames of one commit do.
-///
-///   empty      nothing to play: the dry signal passes
-///   armed      the next block on the timeline begins the capture; an older clip plays until then
-///   capturing  the input is collected, and passes
-///   playing    there is a clip
+/// place on the timeline, without latency; offline (a bounce) only frames of one commit do. LoopState names its states.
 ///
 /// A capture ends where the run over the timeline does (stop, locate, loop jump, reset, a change between real time and
 /// offline), on request, or when the clip is full. The clip has every frame that the capture touched: what is missing
@@ -38,62 +35,29 @@ namespace demon
 /// nothing to play.
 ///
 /// Threads: process and everything private belong to the audio thread; offer, tidy, draw and requestCaptureEnd to the
-/// message thread; takeFeed, the consumer's side of feedRing and editRing, wetRing's producer and spent.freeAll to the
+/// message thread; the consumer's side of feed, wetRing's producer and spent.freeAll to the
 /// link thread; requestReset and signs to any. Construction allocates everything there is but the clips. With
 /// NeverWait, process is real-time safe.
 class Loop
 {
 public:
-    static constexpr std::size_t kRingFrames = 64;
-    static constexpr std::size_t kRingEdits = 1024;
     static constexpr std::int64_t kLeastFrames = kFramesPerSecond;
 
-    enum class State
-    {
-        empty,
-        armed,
-        capturing,
-        playing
-    };
-
-    /// Why the last capture ended.
-    enum class CaptureEnd
-    {
-        none,     ///< there was none, or it goes on
-        complete, ///< the run over the timeline ended, or the user ended it
-        full,     ///< likewise a clip, as long as it may be
-        cancelled,
-        tooShort, ///< refused
-        overflow  ///< refused: the link thread did not keep up
-    };
-
-    /// What the user may know; each by itself. Written by the audio thread at the end of a block, read by any.
-    struct Signs
-    {
-        std::atomic<State> state{State::empty};
-        std::atomic<CaptureEnd> captureEnd{CaptureEnd::none};
-        std::atomic<std::int32_t> epoch{0}; ///< of the newest complete clip, or 0
-        std::atomic<std::int64_t> firstFrame{0}, frames{0};
-        std::atomic<std::int32_t> revision{0}; ///< of its lanes
-        std::atomic<bool> isBouncing{false};
-    };
-
     Loop(int sampleRate, EpochNumbers& epochNumbers, Telemetry& numbersForUser)
-        : rate(sampleRate), grid(FrameGrid::forRate(sampleRate)), feedRing(kRingFrames, silentItem<FeedItem>(grid)),
-          wetRing(kRingFrames), editRing(kRingEdits), spent(kRingFrames), drawings(kRingDrawings), epochs(epochNumbers),
-          telemetry(numbersForUser), timeline(sampleRate), assembler(feedRing, grid), search(numbersForUser),
+        : rate(sampleRate), grid(FrameGrid::forRate(sampleRate)), feed(grid), wetRing(LoopFeed::kRingFrames),
+          spent(LoopFeed::kRingFrames), drawings(kRingDrawings), epochs(epochNumbers), telemetry(numbersForUser),
+          timeline(sampleRate), assembler(feed.frames, grid), search(numbersForUser),
           output(0, sampleRate, numbersForUser), notes(numbersForUser.notes, 2)
     {
     }
 
     const int rate;
     const FrameGrid grid;
-    FeedRing feedRing;   ///< producer: audio thread; consumer: link thread
+    LoopFeed feed;       ///< to the link thread
     WetRing wetRing;     ///< producer: link thread, which swaps its buffers in; consumer: audio thread
-    EditRing editRing;   ///< producer: audio thread; consumer: link thread
     SpentBuffers spent;  ///< from the audio thread to the link thread
     OutputCursor cursor; ///< the frame that sounds, of the epoch whose windows are wanted; written by the audio thread
-    Signs signs;
+    LoopSigns signs;
 
     /// Message thread. A clip to capture into, to play, or nothing; see LoopClip. A given clip must be offered before
     /// the engine hears of it: frames of an unknown epoch are thrown away. Returns the clip that the audio thread will
@@ -120,34 +84,6 @@ public:
 
     /// Audio thread.
     const BlockReport& lastBlock() const noexcept { return report; }
-
-    /// Link thread: calls onItem(FeedItem&) and onEdit(const LaneEdit&) for what has come, in the order in which it
-    /// counts: an edit comes after the frames of its clip, and a commit after exactly the edits that belong to it. True
-    /// when there was something.
-    template <class OnItem, class OnEdit> bool takeFeed(OnItem&& onItem, OnEdit&& onEdit)
-    {
-        const std::uint64_t editsThere =
-            editsTaken + editRing.size(); // what was pushed before these is in the feed ring
-        bool any = false;
-        const auto takeEdits = [&](std::uint64_t upTo)
-        {
-            while (editsTaken < upTo && editRing.tryPop(onEdit))
-            {
-                ++editsTaken;
-                any = true;
-            }
-        };
-        while (FeedItem* item = feedRing.front())
-        {
-            if (item->kind == FeedItem::Kind::commit)
-                takeEdits(item->edits);
-            onItem(*item);
-            feedRing.pop();
-            any = true;
-        }
-        takeEdits(editsThere);
-        return any;
-    }
 
     /// Replaces `count` samples of both channels. `waiter` is NeverWait, or OfflineWait when the transport is offline.
     template <class Waiter>
@@ -177,7 +113,7 @@ public:
             done += run;
         }
         NeverWait never;
-        sendWords(never);
+        feed.sendWords(never);
         publishSigns();
     }
 
@@ -188,16 +124,7 @@ private:
     static constexpr std::size_t kDrawingsPerBlock = 8; // applied in one block
     static constexpr std::size_t kEditsPerBlock = 512;  // sent later, in one block
     static constexpr std::size_t kBuffersPerBlock = 16; // given back in one block
-    static constexpr std::size_t kWords = 16;
     static constexpr std::array<float, kMaxRun> kSilence{};
-
-    /// Something short for the link thread that must not get lost when the feed ring is full.
-    struct Word
-    {
-        FeedItem::Kind kind = FeedItem::Kind::release;
-        std::int32_t epoch = 0;
-        std::int64_t frame = 0;
-    };
 
     /// The frame of output that sounds.
     struct Sounding
@@ -213,56 +140,12 @@ private:
     bool isNextComplete() const noexcept { return next != nullptr && next->isComplete(); }
     bool isArmed() const noexcept { return next != nullptr && !next->isComplete() && !isCapturing(); }
 
-    // --- words for the link thread ---
-
-    void say(const Word& word) noexcept { words[wordCount++] = word; }
-
-    /// False while some are left: then nothing may happen that leads to more of them.
-    template <class Waiter> bool sendWords(Waiter& waiter)
-    {
-        std::size_t sent = 0;
-        while (sent < wordCount && pushItem([&](FeedItem& item) { fillWord(item, words[sent]); }, waiter))
-            ++sent;
-        std::move(words.begin() + static_cast<std::ptrdiff_t>(sent),
-                  words.begin() + static_cast<std::ptrdiff_t>(wordCount), words.begin());
-        wordCount -= sent;
-        return wordCount == 0;
-    }
-
-    static void fillWord(FeedItem& item, const Word& word) noexcept
-    {
-        item.kind = word.kind;
-        item.epoch = word.epoch;
-        item.frame = word.frame;
-    }
-
-    template <class Fill, class Waiter> bool pushItem(const Fill& fill, Waiter& waiter)
-    {
-        while (!feedRing.tryPush(fill))
-            if (!waiter.forRoom())
-                return false;
-        waiter.arrived();
-        return true;
-    }
-
-    /// For LaneMemory: edits of `clip` to the link thread.
-    auto senderFor(const LoopClip& clip) noexcept
-    {
-        return [this, &clip](LaneEdit edit)
-        {
-            edit.epoch = clip.epoch;
-            const bool hasRoom = editRing.tryPush([&](LaneEdit& slot) { slot = edit; });
-            editsPushed += hasRoom ? 1u : 0u;
-            return hasRoom;
-        };
-    }
-
     // --- clips ---
 
     /// Takes the newest clip and what has arrived of the engine.
     template <class Waiter> void receive(Waiter& waiter)
     {
-        if (!sendWords(waiter))
+        if (!feed.sendWords(waiter))
             return;
         // In this order: frames that are counted here were sent after their clip was offered.
         const std::size_t arrived = std::min(kFramesPerBlock, wetRing.size());
@@ -294,7 +177,7 @@ private:
             captureEnd = reason;
         assembler.abandon();
         if (next->epoch != 0)
-            say({FeedItem::Kind::release, next->epoch, 0});
+            feed.release(next->epoch);
         next->leave();
         next = nullptr;
     }
@@ -303,7 +186,7 @@ private:
     {
         if (active != nullptr)
         {
-            say({FeedItem::Kind::release, active->epoch, 0});
+            feed.release(active->epoch);
             active->leave();
         }
         active = std::exchange(next, nullptr);
@@ -362,7 +245,7 @@ private:
         else if (!wasOffline)
             output.restart(); // a bounce does not depend on what sounded before it
         wasOffline = transport.offline;
-        if (isArmed() && place.onTimeline && sendWords(waiter))
+        if (isArmed() && place.onTimeline && feed.sendWords(waiter))
             beginCapture({place.sample, transport.offline, true}, controls, waiter);
         if (!place.onTimeline && isNextComplete() && bounceEpoch == 0)
             enterNext();
@@ -392,7 +275,7 @@ private:
             for (LoopClip* clip : {active, next})
                 if (clip != nullptr && clip->isComplete() && clip->epoch == drawing.epoch)
                 {
-                    clip->memory.draw(drawing, host, senderFor(*clip));
+                    clip->memory.draw(drawing, host, feed.senderFor(clip->epoch));
                     if (bounceEpoch != 0)
                         telemetry.commitStale.store(true, std::memory_order_relaxed);
                 }
@@ -401,7 +284,7 @@ private:
             --most;
         for (LoopClip* clip : {active, next})
             if (clip != nullptr)
-                clip->memory.flush(kEditsPerBlock, senderFor(*clip));
+                clip->memory.flush(kEditsPerBlock, feed.senderFor(clip->epoch));
     }
 
     std::size_t runLength(std::size_t available) const noexcept
@@ -414,10 +297,10 @@ private:
     {
         const LoopClip* const newest = isNextComplete() ? next : active;
         const auto relaxed = std::memory_order_relaxed;
-        signs.state.store(isCapturing()       ? State::capturing
-                          : isArmed()         ? State::armed
-                          : newest == nullptr ? State::empty
-                                              : State::playing,
+        signs.state.store(isCapturing()       ? LoopState::capturing
+                          : isArmed()         ? LoopState::armed
+                          : newest == nullptr ? LoopState::empty
+                                              : LoopState::playing,
                           relaxed);
         signs.captureEnd.store(captureEnd, relaxed);
         signs.epoch.store(newest != nullptr ? newest->epoch : 0, relaxed);
@@ -482,8 +365,8 @@ private:
         if (table.frames() < kLeastFrames)
             return discardNext(CaptureEnd::tooShort);
         assembler.abandon();
-        say({FeedItem::Kind::end, next->epoch, table.end()});
-        sendWords(waiter);
+        feed.end(next->epoch, table.end());
+        feed.sendWords(waiter);
         next->complete(next->epoch);
         captureEnd = reason;
     }
@@ -508,19 +391,16 @@ private:
 
     template <class Waiter> bool sendCommit(Waiter& waiter)
     {
-        if (!sendWords(waiter))
+        if (!feed.sendWords(waiter))
             return false;
-        while (!active->memory.flush(kEditsPerBlock, senderFor(*active)))
+        while (!active->memory.flush(kEditsPerBlock, feed.senderFor(active->epoch)))
             if (!waiter.forRoom())
                 return false;
-        const auto fill = [&](FeedItem& item)
-        {
-            item.kind = FeedItem::Kind::commit;
-            item.epoch = bounceEpoch = epochs.next();
-            item.of = active->epoch;
-            item.edits = editsPushed;
-        };
-        return pushItem(fill, waiter);
+        const std::int32_t epoch = epochs.next();
+        if (!feed.commit(epoch, active->epoch, waiter))
+            return false;
+        bounceEpoch = epoch;
+        return true;
     }
 
     void endBounce() noexcept
@@ -528,7 +408,7 @@ private:
         hasAskedForCommit = false;
         if (bounceEpoch == 0)
             return;
-        say({FeedItem::Kind::release, bounceEpoch, 0});
+        feed.release(bounceEpoch);
         bounceEpoch = 0;
         sounding.clipFrame.reset(); // was the commit's
     }
@@ -583,7 +463,7 @@ private:
         if (!sounding.clipFrame)
             return;
         const bool departs =
-            active->memory.follow(*sounding.clipFrame, wireLanesOf(controls.lanes), senderFor(*active));
+            active->memory.follow(*sounding.clipFrame, wireLanesOf(controls.lanes), feed.senderFor(active->epoch));
         if (departs && bounceEpoch != 0)
             telemetry.commitStale.store(true, std::memory_order_relaxed);
         setWireLanes(lanes, active->memory.table().row(*sounding.clipFrame));
@@ -675,7 +555,6 @@ private:
     DrawingRing drawings; ///< producer: message thread
     ClipExchange clips;
     std::atomic<bool> resetRequested{false};
-    std::uint64_t editsTaken = 0; ///< link thread
 
     EpochNumbers& epochs;
     Telemetry& telemetry;
@@ -687,9 +566,6 @@ private:
     LoopClip* active = nullptr; ///< what plays
     LoopClip* next = nullptr;   ///< is armed, captured, or waits for its turn
     CaptureEnd captureEnd = CaptureEnd::none;
-    std::array<Word, kWords> words{};
-    std::size_t wordCount = 0;
-    std::uint64_t editsPushed = 0;
     std::int32_t bounceEpoch = 0; ///< of the commit that plays, or 0
     bool hasAskedForCommit = false;
     bool wasOffline = false;

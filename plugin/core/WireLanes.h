@@ -28,6 +28,15 @@ constexpr std::size_t countWireLanes()
 inline constexpr std::size_t kWireLaneCount = countWireLanes();
 using WireLaneValues = std::array<float, kWireLaneCount>;
 
+/// The column of a lane of lanes.toml among the engine's, of which it must be one.
+constexpr std::size_t wireColumnOf(std::size_t lane)
+{
+    std::size_t column = 0;
+    for (std::size_t i = 0; i < lane; ++i)
+        column += isWireLane(kLanes[i]) ? 1u : 0u;
+    return column;
+}
+
 inline WireLaneValues wireLanesOf(const LaneValues& values) noexcept
 {
     WireLaneValues wire{};

@@ -6,143 +6,23 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <random>
 #include <string_view>
 #include <utility>
 #include <vector>
-#include <zmq.hpp>
 
+#include "EngineSocket.h"
 #include "demon/codec.h"
 
 namespace demon
 {
 namespace
 {
-constexpr std::int64_t kMaxReceivedPartBytes = 16 * 1024 * 1024;
 constexpr std::chrono::milliseconds kBusyPoll{1};  // frames pass: the audio thread cannot wake this one
 constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a while
 constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
 constexpr std::int64_t kPublishInterval = 20'000'000;
 constexpr std::int64_t kClipInterval = 200'000'000; // of copies of a table that keeps changing
-
-/// One ZeroMQ context, hence one I/O thread, for all plugin instances of a process, as long as any has a socket.
-std::shared_ptr<zmq::context_t> sharedContext()
-{
-    static std::mutex mutex;
-    static std::weak_ptr<zmq::context_t> known;
-    const std::lock_guard lock(mutex);
-    std::shared_ptr<zmq::context_t> context = known.lock();
-    if (context == nullptr)
-        known = context = std::make_shared<zmq::context_t>(1);
-    return context;
-}
-
-std::string drawRoutingId()
-{
-    std::random_device random;
-    std::string id(17, 'd');
-    for (std::size_t i = 1; i < id.size(); ++i)
-        id[i] = static_cast<char>(random() & 0xFFu);
-    return id;
-}
 } // namespace
-
-/// The DEALER socket, closed and opened anew with the same routing id as often as needed. Link thread only.
-/// Construction acquires nothing; open, send and receive may throw, and close then leaves it as after construction.
-class EngineLink::Socket
-{
-public:
-    /// False when the endpoint is not an address.
-    bool open(const std::string& endpoint)
-    {
-        close();
-        if (routingId.empty())
-            routingId = drawRoutingId();
-        if (context == nullptr)
-            context = sharedContext();
-        socket = zmq::socket_t(*context, zmq::socket_type::dealer);
-        socket.set(zmq::sockopt::routing_id, routingId);
-        socket.set(zmq::sockopt::linger, 0);
-        socket.set(zmq::sockopt::sndhwm, 0); // never drop silently: what is queued is bounded by the latency
-        socket.set(zmq::sockopt::rcvhwm, 0);
-        socket.set(zmq::sockopt::maxmsgsize, kMaxReceivedPartBytes);
-        socket.set(zmq::sockopt::reconnect_ivl, 50);
-        socket.set(zmq::sockopt::reconnect_ivl_max, 250);
-        try
-        {
-            socket.connect(endpoint);
-            return true;
-        }
-        catch (const zmq::error_t&)
-        {
-            close();
-            return false;
-        }
-    }
-
-    void close()
-    {
-        if (isOpen())
-            socket.close();
-    }
-    bool isOpen() const { return socket.handle() != nullptr; }
-
-    void send(const Message& message)
-    {
-        if (!isOpen())
-            return;
-        const Parts parts = encode(message);
-        for (std::size_t i = 0; i < parts.size(); ++i)
-        {
-            const auto more = i + 1 < parts.size() ? zmq::send_flags::sndmore : zmq::send_flags::none;
-            if (!socket.send(zmq::buffer(parts[i]), zmq::send_flags::dontwait | more))
-                return; // the first part only: no connection; what matters is sent again (SPEC.md, section 5)
-        }
-    }
-
-    void sayBye()
-    {
-        if (!isOpen())
-            return;
-        send(Bye{});
-        wait(std::chrono::milliseconds(2)); // lets the context's own thread send it: LINGER is 0
-    }
-
-    /// Waits for a message; false when none came.
-    bool wait(std::chrono::milliseconds timeout)
-    {
-        if (!isOpen())
-        {
-            std::this_thread::sleep_for(timeout);
-            return false;
-        }
-        zmq_pollitem_t item{socket.handle(), 0, ZMQ_POLLIN, 0}; // the C call: a signal in the host is no exception
-        return zmq_poll(&item, 1, static_cast<long>(timeout.count())) > 0;
-    }
-
-    /// The next message's parts, valid until the next call; empty when there is none.
-    std::vector<std::string_view> receive()
-    {
-        received.clear();
-        do
-        {
-            zmq::message_t part;
-            if (!isOpen() || !socket.recv(part, zmq::recv_flags::dontwait))
-                break;
-            received.push_back(std::move(part));
-        } while (received.back().more());
-        std::vector<std::string_view> parts;
-        for (const zmq::message_t& part : received)
-            parts.emplace_back(static_cast<const char*>(part.data()), part.size());
-        return parts;
-    }
-
-private:
-    std::string routingId;
-    std::shared_ptr<zmq::context_t> context;
-    zmq::socket_t socket; ///< after the context: closed before it is left
-    std::vector<zmq::message_t> received;
-};
 
 EngineLink::EngineLink(std::string endpoint, std::string clientName, const Config& config, RenderRecorder* renders)
     : probeLog(ProbeLog::fromEnvironment()), wantedEndpoint(std::move(endpoint)), wantedConfig(config),
@@ -227,7 +107,7 @@ LinkStatus EngineLink::status() const
 
 void EngineLink::run()
 {
-    Socket socket;
+    EngineSocket socket;
     TrackClient client(name, recorder);
     while (!quit)
         try
@@ -247,7 +127,7 @@ void EngineLink::run()
     }
 }
 
-void EngineLink::pass(TrackClient& client, Socket& socket)
+void EngineLink::pass(TrackClient& client, EngineSocket& socket)
 {
     takeRequests(client, socket);
     bool hasMoved = exchangeFrames(client, socket);
@@ -264,7 +144,7 @@ void EngineLink::pass(TrackClient& client, Socket& socket)
 }
 
 /// A fault of this thread (no memory, no file descriptors) must not end the host.
-void EngineLink::recover(TrackClient& client, Socket& socket, const char* what) noexcept
+void EngineLink::recover(TrackClient& client, EngineSocket& socket, const char* what) noexcept
 {
     socket.close();
     try
@@ -280,7 +160,7 @@ void EngineLink::recover(TrackClient& client, Socket& socket, const char* what) 
 }
 
 /// What the message thread has asked for, except the configuration.
-void EngineLink::takeRequests(TrackClient& client, Socket& socket)
+void EngineLink::takeRequests(TrackClient& client, EngineSocket& socket)
 {
     std::optional<PlayerPort> next; // the old player is destroyed outside the lock
     std::vector<ClipSource> clips;
@@ -311,7 +191,7 @@ void EngineLink::takeRequests(TrackClient& client, Socket& socket)
 }
 
 /// Input from the audio thread, and everything that is due to the engine. True when frames have passed.
-bool EngineLink::exchangeFrames(TrackClient& client, Socket& socket)
+bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
 {
     if (!player)
         return false;
@@ -335,7 +215,7 @@ bool EngineLink::exchangeFrames(TrackClient& client, Socket& socket)
     return hasMoved;
 }
 
-bool EngineLink::receiveAll(TrackClient& client, Socket& socket)
+bool EngineLink::receiveAll(TrackClient& client, EngineSocket& socket)
 {
     bool hasMoved = false;
     const PayloadShape shape{client.rate(), {}}; // the engine sends no lanes

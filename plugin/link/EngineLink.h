@@ -15,7 +15,9 @@
 
 namespace demon
 {
-/// The connection of one plugin instance to the engine: a thread that owns the ZeroMQ context and socket, and moves
+class EngineSocket;
+
+/// The connection of one plugin instance to the engine: a thread that owns the ZeroMQ socket, and moves
 /// frames between them and the stream's rings.
 ///
 /// Threads: construction, destruction and the setters belong to the message thread; they may allocate and may wait for
@@ -62,15 +64,13 @@ public:
     ProbeLog* probe() noexcept { return probeLog.get(); }
 
 private:
-    class Socket;
-
     void run();
-    void pass(TrackClient& client, Socket& socket);
-    void recover(TrackClient& client, Socket& socket, const char* what) noexcept;
-    bool exchangeFrames(TrackClient& client, Socket& socket);
-    bool receiveAll(TrackClient& client, Socket& socket);
+    void pass(TrackClient& client, EngineSocket& socket);
+    void recover(TrackClient& client, EngineSocket& socket, const char* what) noexcept;
+    bool exchangeFrames(TrackClient& client, EngineSocket& socket);
+    bool receiveAll(TrackClient& client, EngineSocket& socket);
     bool pushWindows(TrackClient& client);
-    void takeRequests(TrackClient& client, Socket& socket);
+    void takeRequests(TrackClient& client, EngineSocket& socket);
     void publish(const TrackClient& client);
     void publishClip(const TrackClient& client);
     void publishSigns(const TrackClient& client);

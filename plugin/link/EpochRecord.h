@@ -60,7 +60,6 @@ public:
     std::optional<std::int64_t> end; ///< first frame that does not exist, once known
     std::int64_t wanted;             ///< first frame whose audio is wanted and has not arrived; a loop's playhead
     std::int64_t nextToSend;         ///< first frame that was not sent on this connection
-    std::int64_t feedFrom = 0;       ///< of the last begin
     std::int64_t lastExpected = 0;   ///< of the last pong
     std::int64_t expectedMovedAt = 0;
     int refusals = 0;    ///< E_EPOCH answers
@@ -136,7 +135,7 @@ public:
     Begin makeBegin(std::int64_t retain)
     {
         nextToSend = kind == EpochKind::stream ? std::max(firstFrame, wanted - retain) : firstFrame;
-        feedFrom = lastExpected = nextToSend;
+        lastExpected = nextToSend;
         expectedMovedAt = 0;
         hasBegun = true;
         endSent = false;

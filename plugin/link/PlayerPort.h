@@ -30,7 +30,7 @@ public:
         if (loop != nullptr)
         {
             loop->spent.freeAll();
-            return loop->takeFeed(onItem, onEdit);
+            return loop->feed.take(onItem, onEdit);
         }
         bool any = false;
         while (stream->feedRing.tryPop([&](const FeedItem& item) { onItem(item); }))

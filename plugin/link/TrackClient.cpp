@@ -48,7 +48,6 @@ void TrackClient::forget()
     loop = {};
     edits.clear();
     published.take = 0;
-    published.progress = {0, 0, 0, 0};
 }
 
 void TrackClient::reconnect()

@@ -231,7 +231,7 @@ void ClipKeeper::load(const std::filesystem::path& file, std::int64_t firstFrame
         old.join(); // has ended
     const std::lock_guard lock(mutex);
     const int wanted = generation;
-    const int rate = loop != nullptr ? loop->rate : 48000;
+    const int rate = loop != nullptr ? loop->rate : kModelRate;
     const std::int64_t limit = link.status().engine.clipLimit;
     reader = std::thread(
         [this, file, firstFrame, lanes, wanted, rate, limit]
@@ -264,6 +264,12 @@ std::optional<Problem> ClipKeeper::problem() const
 {
     const std::lock_guard lock(mutex);
     return lastProblem;
+}
+
+void ClipKeeper::acknowledge()
+{
+    const std::lock_guard lock(mutex);
+    lastProblem.reset();
 }
 
 std::string ClipKeeper::fileName() const

@@ -46,6 +46,7 @@ public:
     void load(const std::filesystem::path& file, std::int64_t firstFrame, const WireLaneValues& lanes);
     bool isLoading() const;
     std::optional<Problem> problem() const; ///< of the last file
+    void acknowledge();                     ///< the problem
     std::string fileName() const;           ///< that the clip came from, or empty
 
     /// Draws values from frame `first` of the timeline on; without values the lane follows the host again. What finds

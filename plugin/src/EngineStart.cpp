@@ -9,8 +9,23 @@ void EngineStart::setEndpoint(const std::string& endpoint)
     if (endpoint == address)
         return;
     address = endpoint;
+    startLauncher();
+}
+
+void EngineStart::setNeeded(bool needed)
+{
+    const std::lock_guard lock(mutex);
+    if (needed == isNeeded)
+        return;
+    isNeeded = needed;
+    startLauncher();
+}
+
+/// The mutex is held.
+void EngineStart::startLauncher()
+{
     user = UserSettingsFile().load();
-    launcher = std::make_unique<EngineLauncher>(endpoint, user);
+    launcher = isNeeded ? std::make_unique<EngineLauncher>(address, user) : nullptr;
 }
 
 void EngineStart::start()

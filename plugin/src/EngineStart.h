@@ -16,6 +16,9 @@ public:
     /// Another endpoint: what was started for the last one is not needed any more.
     void setEndpoint(const std::string& endpoint);
 
+    /// False while nothing that plays needs an engine: what was started is not needed either.
+    void setNeeded(bool needed);
+
     void start();                         ///< the user's consent, or a new try after giving up
     void setStartsByItself(bool consent); ///< remembered
     bool startsByItself() const;
@@ -23,9 +26,11 @@ public:
 
 private:
     void remember(EngineConsent consent);
+    void startLauncher();
 
     mutable std::mutex mutex; ///< guards the rest
     std::string address;
+    bool isNeeded = true;
     UserSettings user;
     std::unique_ptr<EngineLauncher> launcher;
 };

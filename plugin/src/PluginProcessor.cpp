@@ -36,8 +36,8 @@ PluginProcessor::PluginProcessor()
     : AudioProcessor(BusesProperties()
                          .withInput("Input", juce::AudioChannelSet::stereo(), true)
                          .withOutput("Output", juce::AudioChannelSet::stereo(), true)),
-      current(environment::initialSettings()), second(kScratchSamples),
-      recorder(UserSettingsFile().load().renders(), limitsOf(UserSettingsFile().load())),
+      current(environment::initialSettings()), second(kScratchSamples), user(UserSettingsFile().load()),
+      recorder(user.renders(), limitsOf(user)),
       link(environment::overridden(current).endpoint, "DEMON " DEMON_VERSION, current.config, &recorder),
       referenceAudio([this](ReferenceKeeper::Known known) { link.setReferences(std::move(known)); },
                      [this](ReferenceKind kind, const ReferenceChoice& choice)
@@ -46,7 +46,7 @@ PluginProcessor::PluginProcessor()
                          (kind == ReferenceKind::timbre ? wanted.extras.timbre : wanted.extras.structure) = choice;
                          changeSettings(wanted);
                      }),
-      clips(link, epochs), freezer(UserSettingsFile().load().frozen(), [this] { restartPlayer(); })
+      clips(link, epochs), freezer(user.frozen(), [this] { restartPlayer(); })
 {
     edits.drawn.send = [this](std::size_t lane, std::int64_t first, const std::vector<float>& values)
     { sendDrawing(lane, first, values); };
@@ -145,6 +145,7 @@ std::shared_ptr<Player> PluginProcessor::makePlayer(int rate)
 /// There is something else to play at the same latency.
 void PluginProcessor::restartPlayer()
 {
+    starter.setNeeded(!freezer.isFrozen());
     const std::lock_guard lock(mutex);
     if (!players.isEmpty())
         startPlayer(true);
@@ -153,7 +154,7 @@ void PluginProcessor::restartPlayer()
 void PluginProcessor::setFrozen(bool wanted)
 {
     if (wanted)
-        freezer.freeze(recorder.lastRender());
+        freezer.freeze(recorder.lastComplete());
     else
         freezer.thaw();
     updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));
@@ -202,12 +203,10 @@ WireLaneValues PluginProcessor::wireLanes() const
 /// which is true of all of it or of nothing.
 void PluginProcessor::sendDrawing(std::size_t lane, std::int64_t first, const std::vector<float>& values)
 {
-    std::size_t column = 0;
-    for (std::size_t i = 0; i < lane; ++i)
-        column += isWireLane(kLanes[i]) ? 1u : 0u;
     const ClipSource clip = clips.clip();
     if (!isWireLane(kLanes[lane]) || clip.source == nullptr)
         return;
+    const std::size_t column = wireColumnOf(lane);
     const auto isDrawn = [](float value) { return !std::isnan(value); };
     if (!edits.drawn.hasCurve(lane))
         return clips.draw(column, clip.source->firstFrame, {});
@@ -233,19 +232,7 @@ void PluginProcessor::timerCallback()
 
 void PluginProcessor::drainNotes()
 {
-    const auto pictureOf = [](const FrameNote& note)
-    {
-        constexpr WindowState states[] = {WindowState::dry, WindowState::waiting, WindowState::late, WindowState::ready,
-                                          WindowState::stale};
-        TimelineFrame picture;
-        picture.state = states[static_cast<std::size_t>(note.status)];
-        picture.sourceLow = note.input.lowest;
-        picture.sourceHigh = note.input.highest;
-        picture.generatedLow = note.output.lowest;
-        picture.generatedHigh = note.output.highest;
-        return picture;
-    };
-    while (numbers.notes.tryPop([&](const FrameNote& note) { heard.add({note.frame, pictureOf(note), note.lanes}); }))
+    while (numbers.notes.tryPop([this](const FrameNote& note) { heard.add(note); }))
     {
     }
 }
@@ -451,6 +438,9 @@ void PluginProcessor::acknowledgeErrors()
     numbers.noClip = false;
     link.acknowledgeError();
     freezer.acknowledge();
+    clips.acknowledge();
+    referenceAudio.acknowledge();
+    recorder.acknowledge();
     Settings wanted = settings();
     if (const LinkStatus status = link.status(); status.state == LinkState::ready && !wanted.checkpointHash.empty())
     {

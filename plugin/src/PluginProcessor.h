@@ -74,7 +74,7 @@ public:
     Meters& meters() { return numbers.meters; }
     FreezeKeeper& frozen() { return freezer; }
     const FreezeKeeper& frozen() const { return freezer; }
-    void setFrozen(bool wanted);        ///< by the user: the last render, or nothing. Message thread
+    void setFrozen(bool wanted);        ///< by the user: the last complete render, or nothing. Message thread
     bool isFrozenStale() const;         ///< by today's configuration or engine, or by what was heard of the input
     std::shared_ptr<Loop> loop() const; ///< null in Stream
     std::int64_t playheadFrame() const noexcept; ///< of the last block, on the timeline
@@ -135,6 +135,7 @@ private:
     Editing edits{*this, parameters, makeSettingsAccess()};
 
     EngineStart starter;
+    const UserSettings user; ///< as they were when the plugin was inserted
     RenderRecorder recorder;
     EngineLink link; ///< its thread ends before anything that it uses
     ReferenceKeeper referenceAudio;

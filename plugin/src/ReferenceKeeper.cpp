@@ -15,7 +15,6 @@ namespace demon
 {
 namespace
 {
-constexpr int kModelRate = 48000; // a reference is heard by the model only
 constexpr std::size_t kMostKnown = 8;
 
 /// Read, cut and brought to one rate, so that its name does not depend on the host's.
@@ -23,7 +22,7 @@ Result<std::shared_ptr<const ReferenceAudio>> readReference(const std::filesyste
 {
     Result<AudioClip> read = readAudioFile(file);
     if (!hasFailed(read))
-        read = resampled(std::get<AudioClip>(read), kModelRate);
+        read = resampled(std::get<AudioClip>(read), kModelRate); // it is heard by the model only
     if (const Problem* problem = std::get_if<Problem>(&read))
         return *problem;
     const AudioClip& clip = std::get<AudioClip>(read);
@@ -94,6 +93,12 @@ std::optional<Problem> ReferenceKeeper::problem(ReferenceKind kind) const
 {
     const std::lock_guard lock(mutex);
     return problems[static_cast<std::size_t>(kind)];
+}
+
+void ReferenceKeeper::acknowledge()
+{
+    const std::lock_guard lock(mutex);
+    problems = {};
 }
 
 bool ReferenceKeeper::has(const std::string& hash) const

@@ -44,6 +44,7 @@ public:
     void load(ReferenceKind kind, const std::filesystem::path& file);
     bool isLoading(ReferenceKind kind) const;
     std::optional<Problem> problem(ReferenceKind kind) const; ///< of the last file
+    void acknowledge();                                       ///< the problems
 
     bool has(const std::string& hash) const; ///< its audio is here
 

@@ -4,7 +4,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/WireLanes.h"
+#include "core/FrameNotes.h"
 #include "editor/Models.h"
 
 namespace demon
@@ -16,14 +16,7 @@ class TimelineHistory : public TimelineModel
 public:
     static constexpr std::int64_t kKept = 240 * 25 + 1; ///< frames
 
-    struct Note
-    {
-        std::int64_t frame = 0;
-        TimelineFrame picture; ///< without the lane
-        LaneValues lanes{};
-    };
-
-    void add(const Note& note)
+    void add(const FrameNote& note)
     {
         slots[slotOf(note.frame)] = note;
         place = static_cast<double>(note.frame);
@@ -53,19 +46,45 @@ public:
         for (std::size_t i = 0; i < frames.size(); ++i)
         {
             const std::int64_t frame = first + static_cast<std::int64_t>(i);
-            const Note& note = slots[slotOf(frame)];
-            frames[i] = note.frame == frame ? note.picture : TimelineFrame{};
-            if (note.frame == frame)
-                frames[i].lane = note.lanes[lane];
+            const FrameNote& note = slots[slotOf(frame)];
+            frames[i] = note.frame == frame ? pictureOf(note, lane) : TimelineFrame{};
             if (static_cast<double>(frame) > place && frame < fed)
                 frames[i].state = frame < ready ? WindowState::ready : WindowState::inFlight;
         }
     }
 
 private:
-    static Note empty()
+    static WindowState stateOf(FrameStatus status)
     {
-        Note note;
+        switch (status)
+        {
+        case FrameStatus::waiting:
+            return WindowState::waiting;
+        case FrameStatus::late:
+            return WindowState::late;
+        case FrameStatus::ready:
+            return WindowState::ready;
+        case FrameStatus::stale:
+            return WindowState::stale;
+        case FrameStatus::dry:
+            break;
+        }
+        return WindowState::dry;
+    }
+    static TimelineFrame pictureOf(const FrameNote& note, std::size_t lane)
+    {
+        TimelineFrame picture;
+        picture.state = stateOf(note.status);
+        picture.sourceLow = note.input.lowest;
+        picture.sourceHigh = note.input.highest;
+        picture.generatedLow = note.output.lowest;
+        picture.generatedHigh = note.output.highest;
+        picture.lane = note.lanes[lane];
+        return picture;
+    }
+    static FrameNote empty()
+    {
+        FrameNote note;
         note.frame = std::numeric_limits<std::int64_t>::min();
         return note;
     }
@@ -74,7 +93,7 @@ private:
         return static_cast<std::size_t>(((frame % kKept) + kKept) % kKept); // time before zero exists
     }
 
-    std::vector<Note> slots = std::vector<Note>(static_cast<std::size_t>(kKept), empty());
+    std::vector<FrameNote> slots = std::vector<FrameNote>(static_cast<std::size_t>(kKept), empty());
     double place = 0.0;
     std::int64_t ready = 0, fed = 0;
     std::int64_t changes = 0;

@@ -99,7 +99,6 @@ struct Rig
     std::vector<Commit> commits;
     std::vector<std::int32_t> released;
     bool serves = true; ///< the link thread works after each block
-    bool answersCommits = true;
 
     std::size_t frameLength() const { return static_cast<std::size_t>(loop.grid.length); }
 
@@ -107,8 +106,8 @@ struct Rig
 
     void serve()
     {
-        loop.takeFeed([this](FeedItem& item) { take(item); },
-                      [this](const LaneEdit& edit) { mirrors.at(edit.epoch).lanes.apply(edit); });
+        loop.feed.take([this](FeedItem& item) { take(item); },
+                       [this](const LaneEdit& edit) { mirrors.at(edit.epoch).lanes.apply(edit); });
         loop.spent.freeAll();
     }
 
@@ -249,8 +248,8 @@ struct Rig
         return clip;
     }
 
-    Loop::State state() const { return loop.signs.state; }
-    Loop::CaptureEnd captureEnd() const { return loop.signs.captureEnd; }
+    LoopState state() const { return loop.signs.state; }
+    CaptureEnd captureEnd() const { return loop.signs.captureEnd; }
 
     Signal lastRight;
 };

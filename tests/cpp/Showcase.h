@@ -151,19 +151,25 @@ struct Showcase
             const auto at = static_cast<double>(frame);
             const double beat = std::fmod(at, 13.0) / 13.0, bar = std::fmod(at, 104.0) / 104.0;
             const double flutter = 0.5 + 0.5 * std::sin(at * 2.399) * std::cos(at * 0.71);
-            TimelineHistory::Note note;
+            FrameNote note;
             note.frame = frame;
-            note.picture.state = state(at / 25.0 - playhead);
+            note.status = state(at / 25.0 - playhead);
             const auto pluck = static_cast<float>((0.2 + 0.65 * std::exp(-4.0 * beat)) * (0.55 + 0.4 * flutter));
             const auto swell = static_cast<float>((0.3 + 0.45 * std::sin(bar * 3.1416)) * (0.75 + 0.25 * flutter));
-            note.picture.sourceHigh = pluck;
-            note.picture.sourceLow = -0.9f * pluck;
-            note.picture.generatedHigh = swell;
-            note.picture.generatedLow = -0.95f * swell;
+            note.input.highest = pluck;
+            note.input.lowest = -0.9f * pluck;
+            note.output.highest = swell;
+            note.output.lowest = -0.95f * swell;
             note.lanes = Sound::defaultLanes();
             note.lanes[lane::denoise] = static_cast<float>(0.62 + 0.28 * std::cos((at - playhead * 25.0) * 0.021));
             history.add(note);
         }
         history.setPlayhead(playhead * 25.0);
+    }
+
+    /// Seconds on the timeline up to which windows have arrived, and up to which they are being made.
+    void setAhead(double readyTo, double fedTo)
+    {
+        history.setAhead(static_cast<std::int64_t>(readyTo * 25.0), static_cast<std::int64_t>(fedTo * 25.0));
     }
 };

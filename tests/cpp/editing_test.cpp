@@ -299,8 +299,8 @@ TEST_CASE("what the editor remembers survives the project, and nonsense is broug
 TEST_CASE("beyond the playhead the timeline shows what has arrived and what is being made")
 {
     TimelineHistory history;
-    TimelineHistory::Note note;
-    note.picture.state = WindowState::late;
+    FrameNote note;
+    note.status = FrameStatus::late;
     for (note.frame = 0; note.frame < 6; ++note.frame)
         history.add(note);
     history.setPlayhead(2.0);

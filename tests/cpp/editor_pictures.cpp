@@ -18,12 +18,13 @@ struct Picture
     int width = EditorState::kDefaultWidth, height = EditorState::kDefaultHeight;
 };
 
-WindowState healthy(double seconds)
-{
-    return seconds < 0.0 ? WindowState::ready : seconds < 1.2 ? WindowState::ready : WindowState::inFlight;
-}
+FrameStatus ready(double) { return FrameStatus::ready; }
 
-void playing(Showcase& s) { s.play(41.6, 20.0, 46.0, healthy); }
+void playing(Showcase& s)
+{
+    s.play(41.6, 20.0, 46.0, ready);
+    s.setAhead(42.8, 46.0);
+}
 
 void noEngine(Showcase& s)
 {
@@ -33,7 +34,7 @@ void noEngine(Showcase& s)
     s.engine.now.canStart = true;
     s.engine.knowsLanes = false;
     s.status.now = {Severity::warning, "", "No engine at tcp://127.0.0.1:47800: start it with demon serve", "", false};
-    s.play(12.0, 0.0, 12.0, [](double) { return WindowState::waiting; });
+    s.play(12.0, 0.0, 12.0, [](double) { return FrameStatus::waiting; });
 }
 
 void warming(Showcase& s)
@@ -55,10 +56,10 @@ void late(Showcase& s)
     s.play(41.6, 20.0, 46.0,
            [](double seconds)
            {
-               if (seconds > -1.4 && seconds < 0.0)
-                   return WindowState::late;
-               return seconds > -6.0 && seconds < -4.9 ? WindowState::late : healthy(seconds + 1.2);
+               const bool isLate = seconds > -1.4 || (seconds > -6.0 && seconds < -4.9);
+               return isLate ? FrameStatus::late : FrameStatus::ready;
            });
+    s.setAhead(41.6, 46.0);
     s.status.now = {Severity::warning, "",
                     "63 frames came late; the source played in their place. Choose a longer latency",
                     "received 1417 frames, round trip 3.8 ms", false};
@@ -69,7 +70,8 @@ void offline(Showcase& s)
     s.engine.now.ticks = 9.8;
     s.engine.now.generations = 1.2;
     s.engine.now.controlToSound.reset();
-    s.play(18.0, 0.0, 22.0, [](double seconds) { return seconds < 0.0 ? WindowState::ready : WindowState::inFlight; });
+    s.play(18.0, 0.0, 22.0, ready);
+    s.setAhead(18.0, 22.0);
     s.status.now = {Severity::busy, "", "Bouncing: the plugin waits for the engine as long as it makes progress",
                     "received 450 frames", false};
 }
@@ -83,7 +85,7 @@ void frozen(Showcase& s)
     s.render.now.isStale = true;
     s.render.now.text = "Frozen 0:24 to 0:48";
     s.play(36.0, 24.0, 48.0,
-           [](double seconds) { return seconds > -4.0 && seconds < -1.0 ? WindowState::stale : WindowState::ready; });
+           [](double seconds) { return seconds > -4.0 && seconds < -1.0 ? FrameStatus::stale : FrameStatus::ready; });
     s.status.now = {Severity::calm, "", "Frozen: plays the rendered result without an engine; 3 s are stale", "",
                     false};
 }
@@ -96,7 +98,7 @@ void error(Showcase& s)
     s.engine.now.ticks.reset();
     s.engine.now.generations.reset();
     s.engine.now.controlToSound.reset();
-    s.play(41.6, 20.0, 41.6, [](double seconds) { return seconds < -8.0 ? WindowState::ready : WindowState::late; });
+    s.play(41.6, 20.0, 41.6, [](double seconds) { return seconds < -8.0 ? FrameStatus::ready : FrameStatus::late; });
     s.status.now = {
         Severity::error, "E_NO_CHECKPOINT",
         "the checkpoint acestep-v15-turbo is not on the engine's machine: run demon models fetch turbo there", "",
@@ -112,7 +114,7 @@ void loopDrawn(Showcase& s)
     s.loop.now.cycles = true;
     s.loop.now.bounceIsStale = true;
     s.plugin.editing().editor.change([](EditorState& state) { state.timelineSeconds = 20.0; });
-    s.play(17.0, 8.0, 24.0, [](double) { return WindowState::ready; });
+    s.play(17.0, 8.0, 24.0, ready);
     std::vector<float> smooth, steps;
     for (int i = 0; i < 170; ++i)
         smooth.push_back(static_cast<float>(0.5 - 0.4 * std::cos(i * 0.037)));

@@ -61,7 +61,7 @@ struct Shown
             data.loop.now.first = 200;
             data.loop.now.frames = 400;
         }
-        data.play(17.0, 8.0, 24.0, [](double) { return WindowState::ready; });
+        data.play(17.0, 8.0, 24.0, [](double) { return FrameStatus::ready; });
         view = std::make_unique<EditorView>(data.models(), UserPreferences(juce::File()));
         view->setLight(light);
         view->setSize(width, height);

@@ -325,7 +325,7 @@ TEST_CASE("in a loop no edit is lost while the link thread sleeps")
             value = 0.25f * static_cast<float>(random() % 4);
         rig.playConstant(0.0f, kFrame, kFrame);
     }
-    CHECK(rig.loop.editRing.size() == Loop::kRingEdits);
+    CHECK(rig.loop.feed.edits.size() == LoopFeed::kRingEdits);
     CHECK_FALSE(sameLanes(clip->memory.table(), rig.mirrors.at(1).lanes));
     rig.transport.playing = false;
     for (int pass = 0; pass < 100; ++pass)

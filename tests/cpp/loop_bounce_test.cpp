@@ -154,7 +154,6 @@ TEST_CASE("offline without a clip the dry signal passes, and the user is told")
     rig.give(0, 30);
     rig.playConstant(0.0f, 64);
     rig.transport.offline = true;
-    rig.answersCommits = false;
     rig.timeout = 1'000'000;
     rig.playConstant(0.0f, 64);
     CHECK_FALSE(rig.telemetry.noClip);
@@ -249,7 +248,7 @@ TEST_CASE("a bounce whose commit finds no room for its request gives up as well"
     rig.give(0, 100);
     rig.playConstant(0.0f, 64);
     rig.serves = false;
-    while (rig.loop.feedRing.tryPush([](FeedItem&) {}))
+    while (rig.loop.feed.frames.tryPush([](FeedItem&) {}))
     {
     }
     rig.transport.offline = true;

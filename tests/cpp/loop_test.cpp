@@ -19,7 +19,7 @@ TEST_CASE("without a clip the dry signal passes at once, bit for bit, for any bl
     {
         Rig rig;
         CHECK((rig.play(input, size) == input));
-        CHECK(rig.state() == Loop::State::empty);
+        CHECK(rig.state() == LoopState::empty);
         CHECK(rig.mirrors.empty());
         CHECK(rig.telemetry.lateFrames + rig.telemetry.waitingFrames == 0);
     }
@@ -46,12 +46,12 @@ TEST_CASE("a capture is the same clip for any block size, and passes the input")
             const auto from = input.begin() + static_cast<std::ptrdiff_t>(out.size());
             const Signal part = rig.block(Signal(from, from + static_cast<std::ptrdiff_t>(count)));
             out.insert(out.end(), part.begin(), part.end());
-            REQUIRE(rig.state() == Loop::State::capturing);
+            REQUIRE(rig.state() == LoopState::capturing);
         }
         CHECK((out == input));
         rig.stop();
-        CHECK(rig.state() == Loop::State::playing);
-        CHECK(rig.captureEnd() == Loop::CaptureEnd::complete);
+        CHECK(rig.state() == LoopState::playing);
+        CHECK(rig.captureEnd() == CaptureEnd::complete);
         REQUIRE(rig.mirrors.size() == 1);
         const Mirror& mirror = rig.mirrors.at(1);
         CHECK(mirror.isEnded);
@@ -80,20 +80,20 @@ TEST_CASE("a capture ends at a locate, at a reset, on request and when the clip 
         rig.playConstant(0.5f, 30 * kFrame);
         end(rig);
         rig.playConstant(0.25f, 40 * kFrame, 500);
-        CHECK(rig.state() == Loop::State::playing);
+        CHECK(rig.state() == LoopState::playing);
         CHECK(rig.mirrors.at(1).isEnded);
         for (const auto& [frame, audio] : rig.mirrors.at(1).frames)
             CHECK(audio[0] == (frame < 30 ? 0.5f : 0.25f));
         CHECK(rig.mirrors.size() == 1);
         return std::make_pair(rig.captureEnd(), rig.mirrors.at(1).frames.size());
     };
-    using Result = std::pair<Loop::CaptureEnd, std::size_t>;
-    CHECK((ended([](Rig& rig) { rig.locate(0); }, 100) == Result{Loop::CaptureEnd::complete, 30}));
-    CHECK((ended([](Rig& rig) { rig.transport.sample += 1; }, 100) == Result{Loop::CaptureEnd::complete, 30}));
-    CHECK((ended([](Rig& rig) { rig.loop.requestReset(); }, 100) == Result{Loop::CaptureEnd::complete, 30}));
+    using Result = std::pair<CaptureEnd, std::size_t>;
+    CHECK((ended([](Rig& rig) { rig.locate(0); }, 100) == Result{CaptureEnd::complete, 30}));
+    CHECK((ended([](Rig& rig) { rig.transport.sample += 1; }, 100) == Result{CaptureEnd::complete, 30}));
+    CHECK((ended([](Rig& rig) { rig.loop.requestReset(); }, 100) == Result{CaptureEnd::complete, 30}));
     CHECK((ended([](Rig& rig) { rig.loop.requestCaptureEnd(LoopClip::Request::finish); }, 100) ==
-           Result{Loop::CaptureEnd::complete, 30}));
-    CHECK((ended([](Rig&) {}, 33) == Result{Loop::CaptureEnd::full, 33}));
+           Result{CaptureEnd::complete, 30}));
+    CHECK((ended([](Rig&) {}, 33) == Result{CaptureEnd::full, 33}));
 }
 
 TEST_CASE("armed and stopped, nothing is captured until the host plays")
@@ -102,11 +102,11 @@ TEST_CASE("armed and stopped, nothing is captured until the host plays")
     rig.arm();
     rig.transport.playing = false;
     CHECK((rig.playConstant(0.5f, 2000) == Signal(2000, 0.5f)));
-    CHECK(rig.state() == Loop::State::armed);
+    CHECK(rig.state() == LoopState::armed);
     CHECK(rig.mirrors.empty());
     rig.transport.playing = true;
     rig.playConstant(0.5f, 64);
-    CHECK(rig.state() == Loop::State::capturing);
+    CHECK(rig.state() == LoopState::capturing);
 }
 
 TEST_CASE("a capture that is too short or cancelled is released, and the clip before it stays")
@@ -119,13 +119,13 @@ TEST_CASE("a capture that is too short or cancelled is released, and the clip be
         rig.playConstant(0.0f, 320);
         rig.arm();
         rig.playConstant(0.25f, 24 * kFrame);
-        CHECK(rig.state() == Loop::State::capturing);
+        CHECK(rig.state() == LoopState::capturing);
         if (isCancelled)
             rig.loop.requestCaptureEnd(LoopClip::Request::cancel);
         rig.locate(0);
         const Signal out = rig.playConstant(0.25f, 10 * kFrame);
-        CHECK(rig.captureEnd() == (isCancelled ? Loop::CaptureEnd::cancelled : Loop::CaptureEnd::tooShort));
-        CHECK(rig.state() == Loop::State::playing);
+        CHECK(rig.captureEnd() == (isCancelled ? CaptureEnd::cancelled : CaptureEnd::tooShort));
+        CHECK(rig.state() == LoopState::playing);
         CHECK((rig.released == std::vector<std::int32_t>{2}));
         CHECK(out[1000] == 0.75f);
     }
@@ -137,12 +137,12 @@ TEST_CASE("an armed capture that is cancelled disarms, also before the audio thr
     rig.arm();
     rig.loop.requestCaptureEnd(LoopClip::Request::cancel);
     rig.playConstant(0.5f, 640);
-    CHECK(rig.state() == Loop::State::empty);
+    CHECK(rig.state() == LoopState::empty);
     CHECK(rig.mirrors.empty());
-    CHECK(rig.captureEnd() == Loop::CaptureEnd::cancelled);
+    CHECK(rig.captureEnd() == CaptureEnd::cancelled);
     rig.arm();
     rig.playConstant(0.5f, 640);
-    CHECK(rig.state() == Loop::State::capturing);
+    CHECK(rig.state() == LoopState::capturing);
 }
 
 TEST_CASE("when the link thread stalls, a capture is refused, and what it says arrives later")
@@ -151,9 +151,9 @@ TEST_CASE("when the link thread stalls, a capture is refused, and what it says a
     rig.arm();
     rig.serves = false;
     CHECK((rig.playConstant(0.5f, 100 * kFrame) == Signal(100 * kFrame, 0.5f)));
-    CHECK(rig.captureEnd() == Loop::CaptureEnd::overflow);
+    CHECK(rig.captureEnd() == CaptureEnd::overflow);
     CHECK(rig.telemetry.feedOverflows == 1);
-    CHECK(rig.state() == Loop::State::empty);
+    CHECK(rig.state() == LoopState::empty);
     rig.serve();
     CHECK(rig.released.empty());
     rig.serves = true;
@@ -166,9 +166,9 @@ TEST_CASE("the end of a capture is not lost when the feed ring is full at that m
     Rig rig;
     rig.arm();
     rig.serves = false;
-    rig.playConstant(0.5f, (Loop::kRingFrames - 1) * kFrame); // with its begin the ring is full
+    rig.playConstant(0.5f, (LoopFeed::kRingFrames - 1) * kFrame); // with its begin the ring is full
     rig.stop();
-    CHECK(rig.captureEnd() == Loop::CaptureEnd::complete);
+    CHECK(rig.captureEnd() == CaptureEnd::complete);
     rig.serve();
     CHECK_FALSE(rig.mirrors.at(1).isEnded);
     rig.block(Signal(64, 0.0f));
@@ -459,7 +459,7 @@ TEST_CASE("clips that replace each other before the audio thread looks are hande
     CHECK(rig.loop.signs.epoch == 2);
     rig.loop.offer(LoopClip::nothing());
     rig.playConstant(0.0f, 64);
-    CHECK(rig.state() == Loop::State::empty);
+    CHECK(rig.state() == LoopState::empty);
     CHECK((rig.released == std::vector<std::int32_t>{2}));
 }
 
@@ -519,7 +519,7 @@ TEST_CASE("invalid samples become zero and are counted; an empty block does noth
     CHECK(out[10] == 0.0f);
     CHECK(rig.mirrors.at(1).frames[0].second[20] == 0.0f);
     rig.block({});
-    CHECK(rig.state() == Loop::State::capturing);
+    CHECK(rig.state() == LoopState::capturing);
     CHECK(rig.transport.sample == 320);
 }
 
@@ -529,7 +529,7 @@ TEST_CASE("at an unsupported rate nothing is captured and the dry signal passes"
     rig.arm();
     const Signal input = noise(5000, 10);
     CHECK((rig.play(input, 512) == input));
-    CHECK(rig.state() == Loop::State::armed);
+    CHECK(rig.state() == LoopState::armed);
     CHECK(rig.mirrors.empty());
 }
 
@@ -691,7 +691,7 @@ TEST_CASE("host, link and message thread run side by side")
             std::int32_t take = 0;
             while (!stops)
             {
-                rig.loop.takeFeed(
+                rig.loop.feed.take(
                     [&](FeedItem& item)
                     {
                         if (item.kind == FeedItem::Kind::begin || item.kind == FeedItem::Kind::frame ||

@@ -127,8 +127,8 @@ LoopView ProcessorModels::Clip::view() const
     if (const std::int64_t limit = processor.linkStatus().engine.clipLimit; limit > 0)
         view.limitSeconds = static_cast<double>(limit) / kFramesPerSecond;
     const auto loop = processor.loop();
-    const Loop::State state = loop != nullptr ? loop->signs.state.load() : Loop::State::empty;
-    if (state == Loop::State::armed || state == Loop::State::capturing)
+    const LoopState state = loop != nullptr ? loop->signs.state.load() : LoopState::empty;
+    if (state == LoopState::armed || state == LoopState::capturing)
     {
         view.state = ClipState::capturing;
         return view;

@@ -21,7 +21,7 @@ RenderView RenderBinding::view() const
     if (last != nullptr)
         view.last = juce::File(juce::String::fromUTF8(last->wav.string().c_str()));
     view.isFrozen = frozen.isFrozen();
-    view.canFreeze = !view.isFrozen && !frozen.isWorking() && last != nullptr && last->receipt.isComplete;
+    view.canFreeze = !view.isFrozen && !frozen.isWorking() && processor.renders().lastComplete() != nullptr;
     view.isStale = processor.isFrozenStale();
     view.text = textOf(view, last.get());
     return view;
@@ -41,6 +41,8 @@ juce::String RenderBinding::textOf(const RenderView& view, const Render* last) c
     }
     if (last == nullptr)
         return {};
-    return describe(last->receipt) + (last->receipt.isComplete ? "" : ", with gaps");
+    if (last->receipt.isComplete)
+        return describe(last->receipt);
+    return describe(last->receipt) + ", with gaps" + (view.canFreeze ? "; Freeze takes the bounce before it" : "");
 }
 } // namespace demon

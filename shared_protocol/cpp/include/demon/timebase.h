@@ -7,6 +7,7 @@ namespace demon
 inline constexpr int kFramesPerSecond = 25;
 inline constexpr int kMinRate = 8000;
 inline constexpr int kMaxRate = 192000;
+inline constexpr int kModelRate = 48000; ///< what the engine resamples to
 
 /// True when a frame is a whole number of samples at `rate` and the protocol allows the rate.
 constexpr bool isSupportedRate(std::int64_t rate) noexcept
