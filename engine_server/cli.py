@@ -84,7 +84,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
-    from engine_server.serve.server import Server, check_endpoint
+    from engine_server.serve.endpoint import check_endpoint
 
     check_endpoint(endpoint)
     logging.basicConfig(
@@ -93,6 +93,8 @@ def serve(
     if until_stdin_closes:
         threading.Thread(target=terminate_after_stdin, daemon=True).start()
     print(f"loading {model}", file=sys.stderr, flush=True)
+    from engine_server.serve.server import Server
+
     server = Server(load_engine(model, depth, loras or []), endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())

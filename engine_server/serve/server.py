@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import re
 import threading
 import time
 
 import zmq
 
 from engine_server.serve.client import Client
+from engine_server.serve.endpoint import check_endpoint
 from engine_server.serve.worker import Event, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
@@ -28,14 +28,7 @@ SEND_HIGH_WATER = 64
 FORGET_AFTER_S = 30.0
 POLL_MS = 250
 MESSAGES_AT_ONCE = 256
-LOOPBACK = re.compile(r"^(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):(\d+|\*)|ipc://.+)$")
 log = logging.getLogger("demon.serve")
-
-
-def check_endpoint(endpoint: str) -> None:
-    """Raise DemonError `E_BIND` for an address that other machines could reach."""
-    if not LOOPBACK.match(endpoint):
-        raise DemonError("E_BIND", f"{endpoint} is not a loopback address; this version serves this machine only")
 
 
 class Server:

@@ -14,15 +14,26 @@ import numpy as np
 import pytest
 import soundfile
 from track_rig import write_lora
+from typer.testing import CliRunner
 
+from engine_server.cli import app
 from engine_server.tracks.receipt import hash_floats
 from engine_server.tracks.references import reference_hash
 
 DEMON = [sys.executable, "-m", "engine_server.cli"]
 
 
-def demon(*arguments, timeout=300):
+def demon_process(*arguments, timeout=300):
+    """The command in a process of its own, whose first ten seconds are imports."""
     return subprocess.run([*DEMON, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def demon(*arguments):
+    """The command in this process."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
 
 
 def tone(path, *, rate=48_000, seconds=2.0, channels=2, subtype="PCM_16"):
@@ -38,7 +49,7 @@ def test_two_renders_have_the_same_bits_and_the_receipt_tells(tiny_folder, tmp_p
     arguments += ["--lane", f"velocity_scale={tmp_path / 'velocity.csv'}"]
     receipts = []
     for name in ("a.wav", "b.wav"):
-        done = demon(*arguments, "--out", tmp_path / name)
+        done = demon_process(*arguments, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         receipts.append(json.loads((tmp_path / name).with_suffix(".receipt.json").read_text()))
     assert receipts[0] == receipts[1]
@@ -48,7 +59,7 @@ def test_two_renders_have_the_same_bits_and_the_receipt_tells(tiny_folder, tmp_p
     assert receipts[0]["result_sha256"] == hash_floats(audio.T)
     assert receipts[0]["lanes"]["velocity_scale"] == "0.5 to 1"
     other = demon(*arguments, "--out", tmp_path / "c.wav", "--lane", "denoise=0.61")
-    assert other.returncode == 0
+    assert other.exit_code == 0
     changed = json.loads((tmp_path / "c.receipt.json").read_text())
     differing = {key for key in changed if changed[key] != receipts[0][key]}
     assert differing == {"lanes", "lanes_sha256", "result_sha256"}
@@ -58,7 +69,7 @@ def test_two_renders_have_the_same_bits_and_the_receipt_tells(tiny_folder, tmp_p
 def test_other_rates_and_mono_work(tiny_folder, tmp_path, rate, channels):
     source = tone(tmp_path / "in.wav", rate=rate, channels=channels)
     done = demon("render", source, "--model", tiny_folder, "--out", tmp_path / "out.wav")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     info = soundfile.info(tmp_path / "out.wav")
     assert (info.samplerate, info.channels, info.frames) == (rate, 2, soundfile.info(source).frames)
 
@@ -97,7 +108,7 @@ def write_nan(path):
 def test_sources_that_cannot_be_rendered_are_named(tmp_path, write, code):
     write(tmp_path / "in.wav")
     done = demon("render", tmp_path / "in.wav", "--out", tmp_path / "out.wav")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert code in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.wav").exists()
@@ -111,10 +122,10 @@ def test_wrong_options_are_named(tmp_path, tiny_folder):
         ("--model=nowhere", "E_NO_CHECKPOINT"),
     ):
         done = demon("render", source, "--out", tmp_path / "out.wav", option)
-        assert done.returncode == 1
+        assert done.exit_code == 1
         assert code in done.stderr
     missing = demon("render", source, "--model", tiny_folder, "--out", tmp_path / "no" / "such" / "folder.wav")
-    assert missing.returncode == 1
+    assert missing.exit_code == 1
     assert "E_OUTPUT" in missing.stderr
 
 
@@ -135,7 +146,7 @@ def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_file(tiny_folder, tmp_path):
 
 
 def test_serve_refuses_to_leave_this_machine():
-    done = demon("serve", "--endpoint", "tcp://0.0.0.0:47800")
+    done = demon_process("serve", "--endpoint", "tcp://0.0.0.0:47800")
     assert done.returncode == 1
     assert "E_BIND" in done.stderr
 
@@ -150,7 +161,7 @@ def test_a_render_of_everything_at_once_is_in_the_receipt(tiny_folder, tiny, tmp
     receipts = {}
     for name, more in {"stream": [], "commit": ["--loop", "--rounds", 2, "--lane", "feedback=0.5"]}.items():
         done = demon(*arguments, *more, "--out", tmp_path / f"{name}.wav")
-        assert done.returncode == 0, done.stderr
+        assert done.exit_code == 0, done.stderr
         receipts[name] = json.loads((tmp_path / f"{name}.receipt.json").read_text())
     audio, rate = soundfile.read(reference, dtype="float32")
     for kind, receipt in receipts.items():
@@ -162,5 +173,5 @@ def test_a_render_of_everything_at_once_is_in_the_receipt(tiny_folder, tiny, tmp
     assert receipts["commit"]["lanes"]["feedback"] == "0.5"
     assert receipts["commit"]["config"]["feedback_rounds"] == 2
     unknown = demon(*arguments, "--lora", "violin", "--out", tmp_path / "x.wav")
-    assert unknown.returncode == 1
+    assert unknown.exit_code == 1
     assert "E_LORA" in unknown.stderr

@@ -219,7 +219,7 @@ def test_a_second_server_on_the_same_port_says_what_is_wrong(server, tiny):
 
 
 def test_beyond_loopback_nothing_is_bound(tiny):
-    from engine_server.serve.server import check_endpoint
+    from engine_server.serve.endpoint import check_endpoint
     from shared_protocol.errors import DemonError
 
     check_endpoint("tcp://127.0.0.1:47800")
