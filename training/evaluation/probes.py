@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.session import Session
@@ -30,15 +30,18 @@ COMPANIONS: Mapping[str, Mapping[str, float]] = {
     "dcw_soft_thresh": CORRECTED,
 }
 """Other lanes without which a lane does nothing; they are set in what it is compared with, too."""
+Needs = Literal["", "another piece's timbre", "the engine's LoRAs"]
+"""What a track must name besides its prompt."""
 
 
 @dataclass(frozen=True)
 class LaneProbe:
-    """A lane, the settings to hear, and the other lanes that it needs."""
+    """A lane, the settings to hear, and the other lanes and the configuration that it needs."""
 
     lane: str
     settings: tuple[float, ...]
     companions: Mapping[str, float] = field(default_factory=dict)
+    needs: Needs = ""
 
 
 def lane_probes() -> list[LaneProbe]:
@@ -49,8 +52,14 @@ def lane_probes() -> list[LaneProbe]:
         row = rows[lane]
         wanted = EXTREMES.get(lane, (row.minimum, row.maximum))
         settings = tuple(value for value in wanted if value != row.default)
-        probes.append(LaneProbe(lane, settings, COMPANIONS.get(lane, {})))
+        probes.append(LaneProbe(lane, settings, COMPANIONS.get(lane, {}), _needs_of(lane)))
     return probes
+
+
+def _needs_of(lane: str) -> Needs:
+    if lane == "timbre":
+        return "another piece's timbre"
+    return "the engine's LoRAs" if lane.startswith("lora_") else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ from torch import Tensor
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.references import reference_hash
 from engine_server.tracks.render import render
 from shared_protocol.lanes import load_lanes
-from shared_protocol.messages import make_config
+from shared_protocol.messages import LORA_SLOTS, make_config
 from shared_protocol.timebase import frames_to_cover
 from training.evaluation.descriptors import describe, most_telling
 from training.evaluation.probes import PARAMETER_PROBES, LaneProbe, Scene, lane_probes
@@ -37,7 +38,7 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
     prompt = take[1].words[0]
     probes = lane_probes()
     if subject.effort.quick:
-        probes = [probe for probe in probes if probe.lane in ("denoise", "guidance", "gain_00_07")]
+        probes = [probe for probe in probes if probe.lane in ("denoise", "guidance", "timbre", "gain_00_07")]
     rows = _lane_rows(subject, audio, prompt, probes)
     heard = {row[0] for row in rows if row[3] >= HEARD_NAT}
     silent = [probe.lane for probe in probes if probe.lane not in heard]
@@ -57,20 +58,33 @@ Row = tuple[str, str, str, float, str, float, float]
 def _lane_rows(subject: Subject, audio: Tensor, prompt: str, probes: list[LaneProbe]) -> list[Row]:
     engine = Engine(subject.session.checkpoint)
     source = np.ascontiguousarray(audio.numpy())
+    other = np.ascontiguousarray(subject.held_out.audio(1, 0, seconds=SECONDS).numpy())
     frames = frames_to_cover(source.shape[1], SAMPLE_RATE)
-    config = make_config(prompt=prompt, seed=0, steps=0, solver="ode")
+    loras = list(engine.loras.names())
 
-    def rendered(lanes: Mapping[str, float]) -> Tensor:
-        return torch.from_numpy(render(engine, source, SAMPLE_RATE, build_table(lanes, frames), config))
+    def rendered(probe: LaneProbe, lanes: Mapping[str, float]) -> Tensor:
+        is_timbre, is_lora = probe.needs == "another piece's timbre", probe.needs == "the engine's LoRAs"
+        config = make_config(
+            prompt=prompt,
+            seed=0,
+            steps=0,
+            solver="ode",
+            timbre=reference_hash(other, SAMPLE_RATE) if is_timbre else "",
+            loras=[loras[slot % len(loras)] for slot in range(LORA_SLOTS)] if is_lora and loras else (),
+        )
+        references = [(other, SAMPLE_RATE)] if is_timbre else []
+        curves = build_table(lanes, frames)
+        return torch.from_numpy(render(engine, source, SAMPLE_RATE, curves, config, references=references))
 
     plain: dict[str, Tensor] = {}
     rows = []
     for probe in subject.progress.each(probes, "lanes"):
-        companions = ", ".join(f"{lane} {value:g}" for lane, value in probe.companions.items())
+        settings = [f"{lane} {value:g}" for lane, value in probe.companions.items()]
+        companions = ", ".join([probe.needs] * bool(probe.needs) + settings)
         if companions not in plain:
-            plain[companions] = rendered(probe.companions)
+            plain[companions] = rendered(probe, probe.companions)
         for value in probe.settings:
-            result = rendered({**probe.companions, probe.lane: value})
+            result = rendered(probe, {**probe.companions, probe.lane: value})
             rows.append(_row(probe.lane, f"{value:g}", companions, plain[companions], result))
     return rows
 
