@@ -12,6 +12,7 @@
 #endif
 
 #include "FakeEngine.h"
+#include "WaitCount.h"
 #include "catch.h"
 #include "link/EngineLink.h"
 
@@ -25,7 +26,7 @@ constexpr int kFrame = 320;
 constexpr int kLatencyFrames = 10;
 constexpr std::size_t kLatency = kLatencyFrames * kFrame;
 
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 8000ms)
+bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 30000ms)
 {
     for (const auto until = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < until;)
     {
@@ -179,9 +180,9 @@ TEST_CASE("live, late windows are replaced and counted without any waiting, and 
     Track track(endpoint, false);
     REQUIRE(eventually([&] { return track.link.status().state == LinkState::ready; }));
     engine.holdsWindows = true;
-    const std::int64_t startedAt = steadyNanoseconds();
+    const WaitCount waits;
     track.play(40);
-    CHECK(steadyNanoseconds() - startedAt < 500'000'000);
+    CHECK(waits.count() <= WaitCount::kUnasked);
     CHECK(track.telemetry.lateFrames > 40);
     engine.holdsWindows = false;
     const auto late = [&] { return track.telemetry.lateFrames.load(); };
@@ -277,9 +278,9 @@ TEST_CASE("a bounce does not wait for an engine that refuses the track")
     engine.refusal = {"E_LATENCY", "needs 64 frames", 0};
     engine.start();
     Track track(endpoint);
-    const std::int64_t startedAt = steadyNanoseconds();
+    const WaitCount waits;
     track.play(100);
-    CHECK(steadyNanoseconds() - startedAt < 3'000'000'000);
+    CHECK(waits.count() < WaitCount::ofOneWait(3000)); // until the refusal, not for the 15 s without one
     CHECK(track.telemetry.timedOut);
     CHECK(eventually([&] { return track.link.status().errorCode == "E_LATENCY"; }));
 }
@@ -308,7 +309,7 @@ TEST_CASE("a connection that cannot be made is an error that passes, and never e
 TEST_CASE("construction and destruction are quick without an engine")
 {
     const std::int64_t startedAt = steadyNanoseconds();
-    for (int i = 0; i < 10; ++i)
+    for (int i = 0; i < 100; ++i)
         Track track("tcp://127.0.0.1:9");
-    CHECK(steadyNanoseconds() - startedAt < 1'000'000'000);
+    CHECK(steadyNanoseconds() - startedAt < 10'000'000'000); // 100 ms each; they take about one
 }

@@ -32,7 +32,7 @@ namespace
 {
 constexpr std::int64_t kSecond = LaunchMachine::kSecond;
 
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 15000ms)
+bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 30000ms)
 {
     for (const auto until = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < until;)
     {
