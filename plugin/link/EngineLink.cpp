@@ -140,7 +140,7 @@ void EngineLink::pass(TrackClient& client, EngineSocket& socket)
     publishSigns(client);
     publish(client);
     if (probeLog != nullptr)
-        probeLog->drain();
+        probeLog->drain(client.status().state == LinkState::ready);
 }
 
 /// A fault of this thread (no memory, no file descriptors) must not end the host.

@@ -42,10 +42,10 @@ public:
         ring.tryPush([&](ProbeEntry& slot) { slot = entry; });
     }
 
-    /// Link thread. Writes what has been recorded.
-    void drain()
+    /// Link thread. Writes what has been recorded; `connected` is whether an engine serves the track by now.
+    void drain(bool connected)
     {
-        while (ring.tryPop([this](const ProbeEntry& entry) { write(entry); }))
+        while (ring.tryPop([&](const ProbeEntry& entry) { write(entry, connected); }))
         {
         }
     }
@@ -53,16 +53,16 @@ public:
 private:
     explicit ProbeLog(std::FILE* openFile) : file(openFile, &std::fclose) {}
 
-    void write(const ProbeEntry& e)
+    void write(const ProbeEntry& e, bool connected)
     {
         std::fprintf(file.get(),
                      "{\"n\":%d,\"offline\":%d,\"has_position\":%d,\"playing\":%d,\"t\":%" PRId64
                      ",\"has_music\":%d,\"ppq\":%.6f,\"bpm\":%.4f,\"epoch\":%d,\"position\":%" PRId64
-                     ",\"late\":%d,\"wet\":%d,\"denoise\":%.6f,\"mix\":%.6f,\"ns\":%" PRId64 "}\n",
+                     ",\"late\":%d,\"wet\":%d,\"denoise\":%.6f,\"mix\":%.6f,\"ns\":%" PRId64 ",\"connected\":%d}\n",
                      e.samples, e.transport.offline, e.transport.hasPosition, e.transport.playing, e.transport.sample,
                      e.transport.hasMusic, e.transport.ppq, e.transport.bpm, e.block.epoch, e.block.position,
                      e.block.late, e.block.hasWet, static_cast<double>(e.denoise), static_cast<double>(e.mix),
-                     e.nanoseconds);
+                     e.nanoseconds, connected);
     }
 
     std::unique_ptr<std::FILE, int (*)(std::FILE*)> file;

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "RealtimeCall.h"
 #include "catch.h"
 #include "core/Loop.h"
 
@@ -189,8 +190,7 @@ struct Rig
         }
         else
         {
-            NeverWait waiter;
-            loop.process(audio, count, transport, controls, waiter);
+            processInRealTime(loop, audio, count, transport, controls);
         }
         if (transport.playing)
             transport.sample += count;

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "RealtimeCall.h"
 #include "catch.h"
 #include "core/Stream.h"
 
@@ -92,8 +93,7 @@ struct Rig
         Signal r = l;
         for (float& value : r)
             value *= 0.5f;
-        NeverWait waiter;
-        stream.process({l.data(), r.data()}, static_cast<int>(count), transport, controls, waiter);
+        processInRealTime(stream, {l.data(), r.data()}, static_cast<int>(count), transport, controls);
         transport.sample += static_cast<std::int64_t>(count);
         serve();
         return l;

@@ -83,8 +83,7 @@ struct Rig
         Signal right = left;
         for (float& value : right)
             value *= 0.5f;
-        NeverWait waiter;
-        player.process({left.data(), right.data()}, static_cast<int>(left.size()), transport, controls, waiter);
+        processInRealTime(player, {left.data(), right.data()}, static_cast<int>(left.size()), transport, controls);
         if (transport.playing)
             transport.sample += static_cast<std::int64_t>(left.size());
         lastRight.insert(lastRight.end(), right.begin(), right.end());
@@ -415,15 +414,14 @@ TEST_CASE("locates without end neither allocate nor lose the place")
     const Take take(noise(kSamples, 19));
     Rig rig(10, take.audio());
     Signal left(7), right(7);
-    NeverWait waiter;
     allocation_count::start();
     for (int i = 0; i < 2000; ++i) // more in one latency than can be remembered
     {
         rig.transport.sample = i * 31 % 5000;
-        rig.player.process({left.data(), right.data()}, 7, rig.transport, rig.controls, waiter);
+        processInRealTime(rig.player, {left.data(), right.data()}, 7, rig.transport, rig.controls);
     }
     rig.player.requestReset();
-    rig.player.process({left.data(), right.data()}, 7, rig.transport, rig.controls, waiter);
+    processInRealTime(rig.player, {left.data(), right.data()}, 7, rig.transport, rig.controls);
     CHECK(allocation_count::stop() == 0);
     rig.player.requestReset();
     rig.transport.sample = static_cast<std::int64_t>(kStart);

@@ -12,6 +12,7 @@
 #endif
 
 #include "FakeEngine.h"
+#include "RealtimeCall.h"
 #include "WaitCount.h"
 #include "catch.h"
 #include "link/EngineLink.h"
@@ -73,8 +74,7 @@ struct Track
             }
             else
             {
-                NeverWait waiter;
-                stream->process({left.data(), right.data()}, size, transport, controls, waiter);
+                processInRealTime(*stream, {left.data(), right.data()}, size, transport, controls);
             }
             transport.sample += size;
             REQUIRE(left == right);

@@ -613,7 +613,6 @@ TEST_CASE("in real time nothing is allocated or freed, whatever happens")
     rig.controls.outside = OutsidePolicy::cycle;
     std::mt19937 random(12);
     Signal left(480), right(480);
-    NeverWait waiter;
     std::int32_t take = 0;
     std::vector<std::shared_ptr<LoopClip>> offered; // the test frees none of them while it counts
     int total = 0;
@@ -662,7 +661,7 @@ TEST_CASE("in real time nothing is allocated or freed, whatever happens")
         std::fill(left.begin(), left.end(), 0.5f);
         std::fill(right.begin(), right.end(), 0.5f);
         allocation_count::start();
-        rig.loop.process({left.data(), right.data()}, 480, rig.transport, rig.controls, waiter);
+        processInRealTime(rig.loop, {left.data(), right.data()}, 480, rig.transport, rig.controls);
         total += allocation_count::stop();
         rig.transport.sample += rig.transport.playing ? 480 : 0;
         rig.serve();
@@ -741,8 +740,7 @@ TEST_CASE("host, link and message thread run side by side")
             rig.locate(static_cast<std::int64_t>(random() % 10000));
         rig.controls.lanes[random() % kLaneCount] = static_cast<float>(random() % 10) / 10.0f;
         Signal left(256, 0.1f), right(256, 0.1f);
-        NeverWait waiter;
-        rig.loop.process({left.data(), right.data()}, 256, rig.transport, rig.controls, waiter);
+        processInRealTime(rig.loop, {left.data(), right.data()}, 256, rig.transport, rig.controls);
         heardWet = heardWet || rig.loop.lastBlock().hasWet;
         rig.transport.sample += 256;
         std::this_thread::yield();

@@ -176,9 +176,8 @@ TEST_CASE("after a reset the first frames are wet, however many stale windows we
 
     rig.stream.requestReset(); // the drop is on its way, and the link thread still sends
     Signal l(input.begin(), input.begin() + 320), r = l;
-    NeverWait waiter;
     rig.transport.sample = 0;
-    rig.stream.process({l.data(), r.data()}, 320, rig.transport, rig.controls, waiter);
+    processInRealTime(rig.stream, {l.data(), r.data()}, 320, rig.transport, rig.controls);
     fillWithStale();
     rig.answers = false;
     rig.serve();
@@ -222,11 +221,10 @@ TEST_CASE("when the link thread stalls, nothing blocks and the next epoch begins
 {
     Rig rig;
     const Signal input = noise(kFrame, 8);
-    NeverWait waiter;
     for (int block = 0; block < 100; ++block)
     {
         Signal l = input, r = input;
-        rig.stream.process({l.data(), r.data()}, kFrame, rig.transport, rig.controls, waiter);
+        processInRealTime(rig.stream, {l.data(), r.data()}, kFrame, rig.transport, rig.controls);
         rig.transport.sample += kFrame;
     }
     CHECK(rig.telemetry.feedOverflows == 1);
@@ -256,9 +254,8 @@ TEST_CASE("at an unsupported rate the stream only delays")
     EpochNumbers epochs;
     Stream stream(44110, 2, epochs, telemetry);
     Transport transport;
-    NeverWait waiter;
     Signal l(4000, 1.0f), r(4000, 1.0f);
-    stream.process({l.data(), r.data()}, 4000, transport, defaultControls(), waiter);
+    processInRealTime(stream, {l.data(), r.data()}, 4000, transport, defaultControls());
     CHECK(stream.feedRing.size() == 0);
     CHECK(l[static_cast<std::size_t>(stream.latencySamples) - 1] == 0.0f);
     CHECK(l[static_cast<std::size_t>(stream.latencySamples)] == 1.0f);

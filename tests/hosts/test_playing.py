@@ -6,22 +6,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 from host_values import PROMPT_ENVIRONMENT
+from probe import read_probe
 
 from hosts.bounce import BUNDLE, ROOT
 
 LATENCY = 150 * 1920
 RATE = 48_000
+UNASKED_WAITS = 20
+"""In thousands of blocks: a page of the program that was not in memory yet, and the like."""
 
 
-def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=False, offline=False, more=()):
+def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", offline=False, more=()):
     """Run tests/hosts/play_session.py; its result `[2, N]`, not latency-compensated, and its report.
 
-    `more` is added to the host's environment.
+    `more` is added to the host's environment. The blocks' lines are in probe.jsonl.
     """
     np.save(tmp_path / "in.npy", music)
     arguments = {
@@ -30,8 +32,7 @@ def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", probe=F
     }  # fmt: skip
     environment = {"DEMON_ENDPOINT": endpoint, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)} | PROMPT_ENVIRONMENT
     environment |= dict(more)
-    if probe:
-        environment["DEMON_PROBE_LOG"] = str(tmp_path / "probe.jsonl")
+    environment["DEMON_PROBE_LOG"] = str(tmp_path / "probe.jsonl")
     done = subprocess.run(
         [sys.executable, "tests/hosts/play_session.py", json.dumps(arguments)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False,
@@ -55,16 +56,14 @@ def test_played_in_real_time_it_sounds_as_bounced(server, reference, music, tmp_
 def test_without_an_engine_blocks_never_wait_and_the_dry_signal_passes(music, tmp_path):
     out, report = play(music, tmp_path, endpoint="tcp://127.0.0.1:9", block=256, paced=False, seconds=12.0)
     assert np.array_equal(out[:, LATENCY:], music[:, : out.shape[1] - LATENCY])
-    assert report["slowest_block_s"] < 0.05
-    assert report["wall_s"] < 3.0
+    assert report["waits"] <= UNASKED_WAITS
 
 
 def test_when_late_the_dry_signal_takes_over_and_is_counted(server, music, tmp_path):
     """Blocks as fast as they go: the engine cannot keep up, and nothing waits for it."""
-    out, report = play(music, tmp_path, endpoint=server.endpoint, block=256, paced=False, seconds=12.0, probe=True)
-    assert report["wall_s"] < 5.0
-    lines = [json.loads(line) for line in (tmp_path / "probe.jsonl").read_text().splitlines()]
-    assert any(line["late"] for line in lines)
+    out, report = play(music, tmp_path, endpoint=server.endpoint, block=256, paced=False, seconds=12.0)
+    assert report["waits"] <= UNASKED_WAITS
+    assert any(line["late"] for line in read_probe(tmp_path / "probe.jsonl"))
     assert np.isfinite(out).all()
     steps = np.abs(np.diff(out[:, LATENCY:]))
     assert steps.max() < 2 * np.abs(np.diff(music)).max() + 0.05
@@ -116,19 +115,14 @@ def test_stopped_the_delayed_dry_signal_passes(server, music, tmp_path):
     assert np.array_equal(out[:, LATENCY:], music[:, : out.shape[1] - LATENCY])
 
 
-def test_loading_and_unloading_many_times_is_quick_and_clean(server):
+def test_loading_and_unloading_many_times_is_clean(server):
     code = (
-        "import minihost, sys, time\n"
-        "t = time.monotonic()\n"
+        "import minihost, sys\n"
         "for _ in range(10):\n"
         "    plugin = minihost.Plugin(sys.argv[1], sample_rate=48000.0, max_block_size=512)\n"
         "    plugin.close()\n"
-        "print(time.monotonic() - t)\n"
     )
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, str(BUNDLE)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 10.0
-    assert time.monotonic() - began < 20

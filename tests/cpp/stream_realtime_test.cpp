@@ -5,21 +5,11 @@
 #include <cmath>
 
 #include "StreamRig.h"
-#include "core/Realtime.h"
 
 using namespace stream_rig;
 
 namespace
 {
-/// The one way into the real-time path. A second mode is a second type of `Mode`.
-template <class Mode>
-void processInRealTime(Mode& mode, std::array<float*, 2> audio, int count, const Transport& transport,
-                       const Controls& controls) noexcept DEMON_NONBLOCKING
-{
-    NeverWait waiter;
-    mode.process(audio, count, transport, controls, waiter);
-}
-
 struct Playing : Rig
 {
     std::mt19937 random{9};
