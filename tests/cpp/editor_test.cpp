@@ -295,6 +295,68 @@ TEST_CASE("in a loop lanes are drawn smoothly, in lines and in steps, and erased
     CHECK_FALSE(std::isnan(drawn.curve(lane::denoise)[200]));
 }
 
+TEST_CASE("in a loop lanes are drawn by keys as well, each change one undo step")
+{
+    using Key = juce::KeyPress;
+    Shown shown(PlayMode::loop);
+    shown.view->refreshAll();
+    auto* canvas = find<TimelineCanvas>(*shown.view, "Timeline");
+    REQUIRE(canvas != nullptr);
+    CHECK(canvas->getWantsKeyboardFocus());
+    auto& editing = shown.data.plugin.editing();
+    const auto curve = [&] { return editing.drawn.curve(lane::denoise); };
+    const auto press = [&](int key, int modifiers = 0)
+    { return canvas->keyPressed(Key(key, juce::ModifierKeys(modifiers), 0)); };
+
+    CHECK(press(Key::rightKey)); // the second stair
+    canvas->typeValue("50 %");
+    CHECK(press(Key::upKey));
+    REQUIRE(curve().size() == 20);
+    CHECK(std::isnan(curve()[9]));
+    CHECK(curve()[10] == Approx(0.51f));
+    CHECK(curve()[19] == Approx(0.51f));
+    CHECK(editing.history.undoName() == "Draw Denoise");
+
+    press(Key::rightKey, juce::ModifierKeys::shiftModifier); // and the third with it, which follows the host so far
+    std::vector<TimelineFrame> host(1);
+    shown.data.history.read(200 + 25, lane::denoise, host);
+    REQUIRE(host[0].lane.has_value());
+    press(Key::pageUpKey);
+    REQUIRE(curve().size() == 30);
+    CHECK(curve()[19] == Approx(0.61f));
+    CHECK(curve()[25] == Approx(std::min(1.0f, *host[0].lane + 0.1f)).margin(2e-5));
+
+    canvas->typeValue("20 %");
+    CHECK(curve()[10] == Approx(0.2f));
+    CHECK(curve()[29] == Approx(0.2f));
+    press(Key::escapeKey); // the third stair alone
+    canvas->typeValue("0.8");
+    CHECK(curve()[19] == Approx(0.2f));
+    press(Key::leftKey, juce::ModifierKeys::shiftModifier);
+    press('L');
+    for (std::size_t i = 10; i < 29; ++i)
+        CHECK(curve()[i + 1] - curve()[i] == Approx(0.6 / 19.0).margin(2e-5));
+    CHECK(canvas->describeCaret() == "Denoise 20 % at 0.40 s, 0.40 to 1.20 s selected");
+
+    press(Key::deleteKey);
+    CHECK(curve().empty());
+    editing.history.undo();
+    CHECK(curve().size() == 30);
+    press(Key::endKey, juce::ModifierKeys::altModifier); // the last frame alone
+    canvas->typeValue("1");
+    REQUIRE(curve().size() == 400);
+    CHECK(std::isnan(curve()[398]));
+    canvas->typeValue("no number");
+    CHECK(curve()[399] == 1.0f);
+    CHECK_FALSE(press('q'));
+    CHECK_FALSE(press('z', juce::ModifierKeys::commandModifier));
+
+    shown.data.loop.now.state = ClipState::capturing; // nothing to draw on
+    shown.view->refreshAll();
+    CHECK_FALSE(canvas->getWantsKeyboardFocus());
+    CHECK_FALSE(press(Key::upKey));
+}
+
 TEST_CASE("what the panels set reaches their models")
 {
     Shown shown;
