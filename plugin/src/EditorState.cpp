@@ -35,6 +35,7 @@ std::unique_ptr<juce::XmlElement> EditorState::toXml() const
     xml->setAttribute("seconds", timelineSeconds);
     xml->setAttribute("seed_locked", seedLocked ? 1 : 0);
     xml->setAttribute("preset", juce::String::fromUTF8(preset.c_str()));
+    xml->setAttribute("frozen_folder", juce::String::fromUTF8(frozenFolder.c_str()));
     for (const Take& take : takes)
     {
         juce::XmlElement* child = xml->createNewChildElement("TAKE");
@@ -55,6 +56,8 @@ EditorState EditorState::fromXml(const juce::XmlElement& xml)
     state.timelineSeconds = xml.getDoubleAttribute("seconds", state.timelineSeconds);
     state.seedLocked = xml.getBoolAttribute("seed_locked", false);
     state.preset = xml.getStringAttribute("preset").toStdString();
+    if (const juce::String folder = xml.getStringAttribute("frozen_folder"); juce::File::isAbsolutePath(folder))
+        state.frozenFolder = folder.toStdString();
     for (const juce::XmlElement* take : xml.getChildWithTagNameIterator("TAKE"))
         state.takes.push_back(
             {std::clamp<std::int64_t>(take->getStringAttribute("seed").getLargeIntValue(), 0, 4294967295LL),

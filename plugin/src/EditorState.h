@@ -30,6 +30,7 @@ struct EditorState
     bool seedLocked = false;               ///< presets and the dice leave the seed alone
     std::vector<Take> takes;               ///< newest first
     std::string preset;                    ///< the one loaded last, by key; see Presets.h
+    std::string frozenFolder;              ///< where Freeze puts this project's takes; empty: the user's data folder
 
     /// Puts a seed at the head of the history.
     void addTake(const Take& take);

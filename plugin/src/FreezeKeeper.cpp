@@ -37,6 +37,15 @@ void FreezeKeeper::freeze(std::shared_ptr<const Render> render, const std::files
 
 void FreezeKeeper::thaw() { choose({}); }
 
+void FreezeKeeper::lookIn(const std::filesystem::path& folder)
+{
+    const std::lock_guard lock(mutex);
+    if (choice.id.empty() || loaded != nullptr)
+        return;
+    choice.folder = folder;
+    reload();
+}
+
 void FreezeKeeper::setRate(int hostRate)
 {
     const std::lock_guard lock(mutex);

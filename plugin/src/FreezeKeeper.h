@@ -41,6 +41,9 @@ public:
     void freeze(std::shared_ptr<const Render> render, const std::filesystem::path& folder = {});
     void thaw();
 
+    /// Where the user says that the takes are now: what is frozen, and not there, is read again from this folder.
+    void lookIn(const std::filesystem::path& folder);
+
     /// The host's rate. What is frozen is read again for another one, and also when it could not be read before.
     void setRate(int hostRate);
 

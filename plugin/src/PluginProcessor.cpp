@@ -154,7 +154,7 @@ void PluginProcessor::restartPlayer()
 void PluginProcessor::setFrozen(bool wanted)
 {
     if (wanted)
-        freezer.freeze(recorder.lastComplete());
+        freezer.freeze(recorder.lastComplete(), editing().editor.get().frozenFolder);
     else
         freezer.thaw();
     updateHostDisplay(ChangeDetails().withNonParameterStateChanged(true));

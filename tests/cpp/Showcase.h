@@ -88,6 +88,11 @@ struct Showcase
         demon::RenderView now;
         demon::RenderView view() const override { return now; }
         void setFrozen(bool wanted) override { now.isFrozen = wanted; }
+        void setFolder(const juce::File& folder) override
+        {
+            now.folder = folder;
+            now.isUsersFolder = folder == juce::File();
+        }
     };
 
     demon::PluginProcessor plugin;

@@ -295,6 +295,40 @@ TEST_CASE("a frozen take that is missing is named, the dry signal passes, and th
     CHECK(host.problemCode().empty());
 }
 
+TEST_CASE("takes are frozen into the project's folder, and found again where the user says that it has moved")
+{
+    Frozen frozen(noise(kLength)); // in the user's folder
+    Host& first = *frozen.host;
+    const std::filesystem::path before = frozen.user.folder / "project", after = frozen.user.folder / "moved";
+    RenderBinding renders(*first.plugin);
+    CHECK(renders.view().isUsersFolder);
+    renders.setFolder(juce::File(before.string()));
+    CHECK_FALSE(renders.view().isUsersFolder);
+    CHECK(renders.view().folder == juce::File(before.string()));
+    renders.setFrozen(false);
+    renders.setFrozen(true);
+    first.plugin->frozen().settle();
+    REQUIRE(std::filesystem::exists(before));
+    const juce::MemoryBlock saved = first.save();
+    std::filesystem::remove_all(frozen.user.frozen());
+    std::filesystem::rename(before, after);
+
+    Host host(true, frozen.engine.address());
+    host.restore(saved);
+    host.plugin->frozen().settle();
+    CHECK(host.problemCode() == "E_FROZEN_MISSING");
+    RenderBinding reopened(*host.plugin);
+    CHECK(reopened.view().folder == juce::File(before.string())); // the project remembers
+    reopened.setFolder(juce::File(after.string()));
+    host.plugin->frozen().settle();
+    CHECK(host.problemCode().empty());
+    CHECK((host.play(frozen.input) == frozen.output));
+
+    Host again(true, frozen.engine.address());
+    again.restore(host.save());
+    CHECK((again.play(frozen.input) == frozen.output));
+}
+
 TEST_CASE("only a complete render can be frozen")
 {
     const User user;

@@ -179,6 +179,8 @@ struct RenderView
     juce::File last; ///< the last render, when there is one
     bool isFrozen = false, canFreeze = false, isStale = false;
     juce::String text; ///< about the frozen or the last render
+    juce::File folder; ///< where the next take that is frozen goes; the default is the user's
+    bool isUsersFolder = true;
 };
 
 class RenderModel
@@ -187,6 +189,7 @@ public:
     virtual ~RenderModel() = default;
     virtual RenderView view() const = 0;
     virtual void setFrozen(bool wanted) = 0;
+    virtual void setFolder(const juce::File& folder) = 0; ///< no file: the user's data folder
 };
 
 enum class Severity

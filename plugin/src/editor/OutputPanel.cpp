@@ -64,6 +64,7 @@ OutputPanel::OutputPanel(Editing& editing, OutputModel* outputModel, RenderModel
     if (render != nullptr)
     {
         addAndMakeVisible(freeze);
+        addAndMakeVisible(folder);
         addAndMakeVisible(chip);
     }
     named(match, "Match loudness",
@@ -76,7 +77,33 @@ OutputPanel::OutputPanel(Editing& editing, OutputModel* outputModel, RenderModel
     limiter.onClick =
         limitBounces.onClick = [this] { output->setLimiter(limiter.getToggleState(), limitBounces.getToggleState()); };
     freeze.onClick = [this] { render->setFrozen(freeze.getToggleState()); };
+    folder.onClick = [this] { chooseFolder(); };
     refresh();
+}
+
+void OutputPanel::chooseFolder()
+{
+    const RenderView view = render->view();
+    juce::PopupMenu menu;
+    menu.addSectionHeader("Freeze keeps takes in");
+    menu.addItem("Your data folder", true, view.isUsersFolder, [this] { render->setFolder({}); });
+    if (!view.isUsersFolder)
+        menu.addItem(view.folder.getFullPathName(), true, true, [] {});
+    menu.addItem("Another folder, for example the project's ...",
+                 [this, view]
+                 {
+                     chooser = std::make_unique<juce::FileChooser>("Folder of frozen takes", view.folder);
+                     chooser->launchAsync(juce::FileBrowserComponent::openMode |
+                                              juce::FileBrowserComponent::canSelectDirectories,
+                                          [this](const juce::FileChooser& done)
+                                          {
+                                              if (done.getResult() != juce::File())
+                                                  render->setFolder(done.getResult());
+                                          });
+                 });
+    menu.addSeparator();
+    menu.addItem("Show this folder", view.folder.isDirectory(), false, [view] { view.folder.revealToUser(); });
+    menu.showMenuAsync(juce::PopupMenu::Options().withTargetComponent(folder));
 }
 
 void OutputPanel::refresh()
@@ -87,6 +114,7 @@ void OutputPanel::refresh()
     freeze.setToggleState(view.isFrozen, juce::dontSendNotification);
     freeze.setEnabled(view.isFrozen || view.canFreeze);
     chip.show(view);
+    folder.setTooltip("Folder of frozen takes: " + view.folder.getFullPathName());
 }
 
 void OutputPanel::refreshLevels(double seconds)
@@ -138,7 +166,8 @@ void OutputPanel::resized()
     {
         area.removeFromTop(6);
         auto row = area.removeFromTop(28);
-        freeze.setBounds(row.removeFromLeft(88));
+        freeze.setBounds(row.removeFromLeft(82));
+        folder.setBounds(row.removeFromLeft(metrics::field + 2));
         chip.setBounds(row.withTrimmedLeft(metrics::gap));
     }
 }

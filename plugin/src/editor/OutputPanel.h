@@ -33,6 +33,8 @@ public:
     int neededHeight() const { return 108 + (output != nullptr ? 98 : 0) + (render != nullptr ? 36 : 0); }
 
 private:
+    void chooseFolder();
+
     OutputModel* const output;
     RenderModel* const render;
     Text mixLabel{"Mix", Text::Tone::dim}, gainLabel{"Gain", Text::Tone::dim}, inLabel{"In", Text::Tone::dim},
@@ -41,6 +43,8 @@ private:
     LevelMeter in{"Input level"}, out{"Output level"};
     juce::ToggleButton match{"Match loudness"}, limiter{"Limiter"}, limitBounces{"in bounces too"};
     juce::ToggleButton freeze{"Freeze"};
+    IconButton folder{Icon::folder, "Folder of frozen takes"};
     RenderChip chip{"Last render"};
+    std::unique_ptr<juce::FileChooser> chooser;
 };
 } // namespace demon

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "RenderBinding.h"
 
+#include "services/FrozenStore.h"
+
 namespace demon
 {
 namespace
@@ -24,7 +26,19 @@ RenderView RenderBinding::view() const
     view.canFreeze = !view.isFrozen && !frozen.isWorking() && processor.renders().lastComplete() != nullptr;
     view.isStale = processor.isFrozenStale();
     view.text = textOf(view, last.get());
+    const std::string chosen = processor.editing().editor.get().frozenFolder;
+    view.isUsersFolder = chosen.empty();
+    view.folder =
+        juce::File(juce::String::fromUTF8((view.isUsersFolder ? FrozenStore::userFolder().string() : chosen).c_str()));
     return view;
+}
+
+void RenderBinding::setFolder(const juce::File& folder)
+{
+    processor.editing().editor.change([&](EditorState& state)
+                                      { state.frozenFolder = folder.getFullPathName().toStdString(); });
+    processor.frozen().lookIn(folder.getFullPathName().toStdString());
+    processor.updateHostDisplay(juce::AudioProcessor::ChangeDetails().withNonParameterStateChanged(true));
 }
 
 juce::String RenderBinding::textOf(const RenderView& view, const Render* last) const

@@ -13,6 +13,7 @@ public:
 
     RenderView view() const override;
     void setFrozen(bool wanted) override { processor.setFrozen(wanted); }
+    void setFolder(const juce::File& folder) override;
 
 private:
     juce::String textOf(const RenderView& view, const Render* last) const;
