@@ -92,10 +92,14 @@ def serve(
     )
     if until_stdin_closes:
         threading.Thread(target=terminate_after_stdin, daemon=True).start()
-    print(f"loading {model}", file=sys.stderr, flush=True)
+    report_progress(5, "loading the libraries")
     from engine_server.serve.server import Server
+    from engine_server.serve.warm_up import warm_up
 
-    server = Server(load_engine(model, depth, loras or []), endpoint)
+    report_progress(80, f"loading {model}")
+    server = Server(engine := load_engine(model, depth, loras or []), endpoint)
+    report_progress(90, "warming up")
+    warm_up(engine)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     checkpoint = server.checkpoint
@@ -201,6 +205,11 @@ def evaluate(
             raise  # nothing was written, and that is what is said
         console.print(f"interrupted; {json_file} holds {', '.join(finished)}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
+
+
+def report_progress(percent: int, what: str) -> None:
+    """A line for whoever has started the server, which the plugin shows. Stages, by what they take on a CPU."""
+    print(f"{percent} % {what}", file=sys.stderr, flush=True)
 
 
 def terminate_after_stdin() -> None:

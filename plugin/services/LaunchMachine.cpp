@@ -109,7 +109,8 @@ void LaunchMachine::started(std::int64_t now)
     isReady = isKilled = false;
     startedAt = now;
     terminatedAt = 0;
-    progress.clear();
+    stage.clear();
+    progress.reset();
     lines.clear();
     state = LaunchState::starting;
 }
@@ -135,10 +136,21 @@ void LaunchMachine::printed(const std::string& line)
         lines.pop_front();
     if (isReady)
         return;
-    progress = line;
+    readStage(line);
     isReady = startsWith(line, "serving ");
     if (isReady && state == LaunchState::starting)
         state = LaunchState::serving;
+}
+
+/// "80 % loading embedded"; other lines are what is going on as they stand.
+void LaunchMachine::readStage(const std::string& line)
+{
+    stage = line;
+    const std::size_t mark = line.find(" % ");
+    if (mark == 0 || mark > 3 || line.find_first_not_of("0123456789") != mark)
+        return;
+    stage = line.substr(mark + 3);
+    progress = std::min(1.0, std::stoi(line.substr(0, mark)) / 100.0);
 }
 
 void LaunchMachine::exited(const std::string& how, std::int64_t now)
@@ -167,19 +179,19 @@ void LaunchMachine::died(const std::string& how, std::int64_t now)
 EngineReport LaunchMachine::report() const
 {
     if (wanted && !local)
-        return {LaunchState::notLocal, "", "", ""};
+        return {LaunchState::notLocal, "", "", "", {}};
     switch (state)
     {
     case LaunchState::starting:
     case LaunchState::serving:
-        return {state, "", progress, ""};
+        return {state, "", stage, "", state == LaunchState::starting ? progress : std::nullopt};
     case LaunchState::noCommand:
-        return {state, "E_ENGINE_COMMAND", noCommand, ""};
+        return {state, "E_ENGINE_COMMAND", noCommand, "", {}};
     case LaunchState::waiting:
     case LaunchState::gaveUp:
-        return {state, "E_ENGINE_START", failure, log};
+        return {state, "E_ENGINE_START", failure, log, {}};
     default:
-        return {state, "", "", ""};
+        return {state, "", "", "", {}};
     }
 }
 } // namespace demon

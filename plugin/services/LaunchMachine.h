@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 
 #include "UserSettings.h"
@@ -29,9 +30,10 @@ enum class LaunchState
 struct EngineReport
 {
     LaunchState state = LaunchState::off;
-    std::string code; ///< E_ENGINE_START, E_ENGINE_COMMAND or empty
-    std::string text; ///< for the user, one line; may be empty
-    std::string log;  ///< the last lines that an engine has printed before it ended, for a closer look
+    std::string code;               ///< E_ENGINE_START, E_ENGINE_COMMAND or empty
+    std::string text;               ///< for the user, one line; may be empty
+    std::string log;                ///< the last lines that an engine has printed before it ended, for a closer look
+    std::optional<double> progress; ///< 0 to 1, while it starts and says so
 };
 
 /// When to look for an engine, to start one and to end it: the policy of EngineLauncher, without process, thread or
@@ -83,6 +85,7 @@ private:
     static constexpr std::size_t kMaxLines = 12;
 
     bool mustStop(std::int64_t now) const;
+    void readStage(const std::string& line);
     void died(const std::string& how, std::int64_t now);
     LaunchState stateWithoutEngine() const;
 
@@ -99,7 +102,8 @@ private:
     std::int64_t terminatedAt = 0; ///< 0: not yet
     bool isKilled = false;
     int quickDeaths = 0;
-    std::string progress, failure, log;
+    std::string stage, failure, log;
+    std::optional<double> progress;
     std::deque<std::string> lines; ///< the last ones
 };
 } // namespace demon

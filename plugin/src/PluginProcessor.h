@@ -70,6 +70,7 @@ public:
     ClipKeeper& clip() { return clips; }
     ReferenceKeeper& references() { return referenceAudio; }
     EngineStart& engineStart() { return starter; }
+    const EngineStart& engineStart() const { return starter; }
     const RenderRecorder& renders() const { return recorder; }
     Meters& meters() { return numbers.meters; }
     FreezeKeeper& frozen() { return freezer; }

@@ -30,6 +30,9 @@ inline juce::String statusLine(const PluginProcessor& processor, const LinkStatu
         return processor.frozen().isFrozen() ? "Frozen: no engine is needed" : "Waiting for the host";
     case LinkState::waiting:
     case LinkState::lost:
+        if (const EngineReport launch = processor.engineStart().report(); launch.state == LaunchState::starting)
+            return "Starting the engine" +
+                   juce::String::fromUTF8(launch.text.empty() ? "" : (": " + launch.text).c_str());
         return "No engine at " + juce::String(processor.engineEndpoint()) + ": start it with demon serve";
     case LinkState::refused:
         return "The engine refuses this track";

@@ -135,8 +135,18 @@ TEST_CASE("an engine is started when somebody wants one, none answers and the us
     CHECK(afterProbe(machine, kSecond) == Action::start);
     machine.started(kSecond);
     CHECK(machine.report().state == LaunchState::starting);
-    machine.printed("loading small");
+    CHECK_FALSE(machine.report().progress.has_value());
+    machine.printed("a warning of some library");
+    CHECK(machine.report().text == "a warning of some library");
+    CHECK_FALSE(machine.report().progress.has_value());
+    machine.printed("80 % loading small");
     CHECK(machine.report().text == "loading small");
+    CHECK(machine.report().progress == 0.8);
+    machine.printed("90 % of a library's own bar"); // no stage of ours, and no harm
+    machine.printed(" % nothing");
+    machine.printed("1000000000000 % far too much");
+    CHECK(machine.report().text == "1000000000000 % far too much");
+    CHECK(machine.report().progress == 0.9);
     machine.printed("serving tcp://127.0.0.1:1 small hash eager");
     CHECK(machine.report().state == LaunchState::serving);
     CHECK(machine.next(100 * kSecond) == Action::none);

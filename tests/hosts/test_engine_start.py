@@ -37,10 +37,14 @@ def test_the_engine_ends_with_the_program_that_started_it(trained_folder):
         text=True,
     )
     with process:
-        assert process.stderr.readline() == f"loading {trained_folder}\n"
         assert process.stdout.readline().startswith("serving tcp://127.0.0.1:")
         process.stdin.close()
         assert process.wait(30) == 0
+        stages = [line.split(" % ") for line in process.stderr.read().splitlines() if " % " in line]
+    assert [text for _, text in stages] == ["loading the libraries", f"loading {trained_folder}", "warming up"]
+    percents = [int(number) for number, _ in stages]
+    assert percents == sorted(percents)
+    assert 0 < percents[0] < percents[-1] < 100
 
 
 def test_an_engine_that_still_loads_ends_too(trained_folder):
@@ -53,7 +57,7 @@ def test_an_engine_that_still_loads_ends_too(trained_folder):
         text=True,
     )
     with process:
-        assert process.stderr.readline().startswith("loading ")
+        assert process.stderr.readline().endswith(" % loading the libraries\n")
         process.stdin.close()
         assert process.wait(30) != 0
         assert process.stdout.read() == ""

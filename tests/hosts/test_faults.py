@@ -33,7 +33,7 @@ def own_server(tiny_folder):
         yield process
 
 
-def start_until_the_middle(host, source, endpoint, folder, timeout_s=20):
+def start_until_the_middle(host, source, endpoint, folder, timeout_s=120):
     """A bounce that has played some seconds of the engine's windows, and goes on."""
     probe = folder / "probe.jsonl"
     job = start_bounce(

@@ -27,7 +27,7 @@ enum class EngineState
     idle,     ///< the host has not prepared the plugin
     absent,   ///< nothing answers
     starting, ///< the plugin has started an engine that does not answer yet
-    warming,  ///< it answers and loads or warms up
+    warming,  ///< ... and says how far it has come
     ready,
     refused,
     unneeded ///< a frozen result plays

@@ -23,7 +23,9 @@ EngineState stateOf(LinkState link, const EngineReport& launch, bool isFrozen)
     {
     case LinkState::waiting:
     case LinkState::lost:
-        return launch.state == LaunchState::starting ? EngineState::starting : EngineState::absent;
+        return launch.state != LaunchState::starting ? EngineState::absent
+               : launch.progress                     ? EngineState::warming
+                                                     : EngineState::starting;
     case LinkState::ready:
         return EngineState::ready;
     case LinkState::refused:
@@ -60,6 +62,7 @@ EngineView ProcessorModels::Engine::view() const
     view.model = utf8(link.engine.checkpoint);
     view.backend = utf8(link.engine.backend);
     view.endpoint = utf8(settings.endpoint);
+    view.warmUp = launch.progress;
     if (link.state == LinkState::ready)
     {
         view.ticks = positive(link.ticks);
