@@ -40,7 +40,7 @@ def start_until_the_middle(host, source, endpoint, folder, timeout_s=120):
         host, source, endpoint=endpoint, block=512, lanes={"denoise": 0.6}, state={"steps": str(STEPS)},
         environment=PROMPT_ENVIRONMENT | {"DEMON_TIMEOUT_S": str(timeout_s), "DEMON_PROBE_LOG": str(probe)},
     )  # fmt: skip
-    wait_for_probe(probe, lambda line: line["wet"] and line["t"] >= LATENCY + DIES_AT_S * RATE)
+    wait_for_probe(probe, lambda line: line["wet"] and line["position"] >= LATENCY + DIES_AT_S * RATE)
     assert job.process.poll() is None, "the bounce was over before the server could die: make it slower"
     return job
 
