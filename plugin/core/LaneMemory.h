@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bitset>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -13,7 +14,8 @@
 namespace demon
 {
 /// What the user draws in the editor: the values of one lane in `count` frames from `first` on. Longer strokes are
-/// several of these. Without frames it gives the lane back to the host.
+/// several of these. NaN erases: the frame has its record again. Without frames it gives the whole lane back to the
+/// host.
 struct LaneDrawing
 {
     static constexpr std::size_t kMostFrames = 64;
@@ -29,7 +31,8 @@ using DrawingRing = SpscRing<LaneDrawing>;
 
 /// The lanes of a clip as they are heard. A lane follows the host: it records what the host plays while the clip is
 /// captured, and a value that departs from the record later holds from there to the clip's end. A lane that the user
-/// has drawn keeps what was drawn until the host's value changes from what it was then.
+/// has drawn keeps what was drawn until the host's value changes from what it was then; what is erased returns to the
+/// record of the host.
 ///
 /// Every change is an edit for `send(const LaneEdit&)`, false when it finds no room: then the range is remembered and
 /// flush sends it later, as it is by then; no change is lost and none overtakes an older one of its lane.
@@ -87,15 +90,27 @@ public:
         const auto column = static_cast<std::size_t>(drawing.column);
         const auto count = std::min(static_cast<std::size_t>(std::max(drawing.count, 0)), LaneDrawing::kMostFrames);
         if (count == 0)
+        {
+            erase(column, lanes.firstFrame(), lanes.end(), send);
             return change(column, drawing.first, drawing.first, 0.0f, false, send);
-        setReference(column, host[column]);
+        }
         for (std::size_t i = 0; i < count;)
         {
+            const float value = drawing.values[i];
+            const auto isSame = [value](float other)
+            { return other == value || (std::isnan(other) && std::isnan(value)); };
             std::size_t next = i + 1;
-            while (next < count && drawing.values[next] == drawing.values[i])
+            while (next < count && isSame(drawing.values[next]))
                 ++next;
-            change(column, drawing.first + static_cast<std::int64_t>(i),
-                   drawing.first + static_cast<std::int64_t>(next), drawing.values[i], true, send);
+            const std::int64_t first = drawing.first + static_cast<std::int64_t>(i);
+            const std::int64_t end = drawing.first + static_cast<std::int64_t>(next);
+            if (std::isnan(value))
+                erase(column, first, end, send);
+            else
+            {
+                setReference(column, host[column]);
+                change(column, first, end, value, true, send);
+            }
             i = next;
         }
     }
@@ -135,6 +150,22 @@ private:
         isReferenceKnown[column] = true;
     }
 
+    /// The frames have their record again, and the lane the origin that it has.
+    template <class Send> void erase(std::size_t column, std::int64_t first, std::int64_t end, Send& send)
+    {
+        end = std::min(end, lanes.end());
+        for (std::int64_t frame = std::max(first, lanes.firstFrame()); frame < end;)
+        {
+            const float value = lanes.recordedAt(column, frame);
+            std::int64_t next = frame;
+            while (next < end && lanes.recordedAt(column, next) == value && lanes.at(column, next) != value)
+                ++next;
+            if (next > frame)
+                change(column, frame, next, value, lanes.isDrawn(column), send);
+            frame = std::max(next, frame + 1);
+        }
+    }
+
     template <class Send>
     void change(std::size_t column, std::int64_t first, std::int64_t end, float value, bool isDrawn, Send& send)
     {
@@ -143,6 +174,7 @@ private:
         edit.first = std::max(first, lanes.firstFrame());
         edit.end = std::max(edit.first, std::min(end, lanes.end()));
         edit.value = value;
+        edit.recorded = isDrawn ? LaneEdit::kAsBefore : value;
         edit.isDrawn = isDrawn;
         edit.revision = lanes.revision() + 1;
         lanes.apply(edit);
@@ -175,7 +207,9 @@ private:
         if (range.first < range.end)
         {
             edit.value = lanes.at(column, range.first);
-            while (sentTo < range.end && lanes.at(column, sentTo) == edit.value)
+            edit.recorded = lanes.recordedAt(column, range.first);
+            while (sentTo < range.end && lanes.at(column, sentTo) == edit.value &&
+                   lanes.recordedAt(column, sentTo) == edit.recorded)
                 ++sentTo;
         }
         edit.end = sentTo;

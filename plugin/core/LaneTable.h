@@ -2,8 +2,10 @@
 #pragma once
 #include <algorithm>
 #include <bitset>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "SpscRing.h"
@@ -11,22 +13,27 @@
 
 namespace demon
 {
-/// One change of a LaneTable: lane `column` has `value` in the frames [first, end). Nothing but the origin changes when
-/// the range is empty.
+/// One change of a LaneTable: lane `column` has `value` in the frames [first, end), and its record there is `recorded`.
+/// Nothing but the origin changes when the range is empty.
 struct LaneEdit
 {
+    static constexpr float kAsBefore = std::numeric_limits<float>::quiet_NaN();
+
     std::int32_t epoch = 0; ///< of the clip
     std::int32_t column = 0;
     std::int64_t first = 0, end = 0; ///< on the timeline
     float value = 0.0f;
-    bool isDrawn = false;      ///< the lane follows what was drawn from now on, and else the host
-    std::int32_t revision = 0; ///< of the table that this change leads to
+    float recorded = kAsBefore; ///< NaN leaves the record as it is
+    bool isDrawn = false;       ///< the lane follows what was drawn from now on, and else the host
+    std::int32_t revision = 0;  ///< of the table that this change leads to
 };
 
 using EditRing = SpscRing<LaneEdit>;
 
-/// The value of each wire lane in each frame of a clip, and which lanes were drawn in the editor. The audio thread has
-/// one (LaneMemory); whoever takes the edits keeps another by the same changes, so that no table is shared.
+/// The value of each wire lane in each frame of a clip, and which lanes were drawn in the editor. Under what was drawn
+/// lies the record of what the host played, to which a frame returns when its drawing is erased or undone. The audio
+/// thread has one table (LaneMemory); whoever takes the edits keeps another by the same changes, so that none is
+/// shared.
 ///
 /// Kept lane by lane, [wire lanes, frames]: a lane is filled to the clip's end in one stroke. Construction and copies
 /// allocate, nothing else does; no thread of its own.
@@ -35,7 +42,8 @@ class LaneTable
 public:
     /// Room for `capacity` frames; there are none yet.
     explicit LaneTable(std::int64_t capacity = 0)
-        : most(std::max<std::int64_t>(capacity, 0)), values(kWireLaneCount * static_cast<std::size_t>(most))
+        : most(std::max<std::int64_t>(capacity, 0)), values(kWireLaneCount * static_cast<std::size_t>(most)),
+          records(values.size())
     {
     }
 
@@ -54,7 +62,7 @@ public:
         if (count == most)
             return;
         for (std::size_t column = 0; column < kWireLaneCount; ++column)
-            lane(column)[count] = row[column];
+            values[index(column, end())] = records[index(column, end())] = row[column];
         ++count;
     }
 
@@ -66,7 +74,11 @@ public:
         const auto column = static_cast<std::size_t>(edit.column);
         const std::int64_t from = std::max(edit.first, first), to = std::min(edit.end, end());
         if (from < to)
-            std::fill(lane(column) + (from - first), lane(column) + (to - first), edit.value);
+        {
+            fill(values, column, from, to, edit.value);
+            if (!std::isnan(edit.recorded))
+                fill(records, column, from, to, edit.recorded);
+        }
         drawnLanes[column] = edit.isDrawn;
         changes = edit.revision;
     }
@@ -80,10 +92,10 @@ public:
     void setDrawn(std::size_t column, bool isDrawnNow) noexcept { drawnLanes[column] = isDrawnNow; }
 
     /// The value at a frame that exists.
-    float at(std::size_t column, std::int64_t frame) const noexcept
-    {
-        return values[column * static_cast<std::size_t>(most) + static_cast<std::size_t>(frame - first)];
-    }
+    float at(std::size_t column, std::int64_t frame) const noexcept { return values[index(column, frame)]; }
+
+    /// What the host played at a frame that exists.
+    float recordedAt(std::size_t column, std::int64_t frame) const noexcept { return records[index(column, frame)]; }
 
     /// All lanes at a frame that exists.
     WireLaneValues row(std::int64_t frame) const noexcept
@@ -95,12 +107,20 @@ public:
     }
 
 private:
-    float* lane(std::size_t column) noexcept { return values.data() + column * static_cast<std::size_t>(most); }
+    std::size_t index(std::size_t column, std::int64_t frame) const noexcept
+    {
+        return column * static_cast<std::size_t>(most) + static_cast<std::size_t>(frame - first);
+    }
+    void fill(std::vector<float>& layer, std::size_t column, std::int64_t from, std::int64_t to, float value) noexcept
+    {
+        const auto begin = layer.begin() + static_cast<std::ptrdiff_t>(index(column, from));
+        std::fill(begin, begin + (to - from), value);
+    }
 
     std::int64_t most;
     std::int64_t first = 0, count = 0;
     std::int32_t changes = 0;
     std::bitset<kWireLaneCount> drawnLanes;
-    std::vector<float> values; ///< [wire lanes, capacity]
+    std::vector<float> values, records; ///< [wire lanes, capacity]
 };
 } // namespace demon

@@ -3,7 +3,9 @@
 //   <CLIP rate="48000" first="0" frames="250" name="riff.wav">
 //     <AUDIO>...</AUDIO>                        [2, frames * rate / 25], SavedAudio.h
 //     <LANE id="denoise" drawn="0" value="0.6"/>  a lane that does not move
-//     <LANE id="guidance" drawn="1">...</LANE>    one that does: [frames], SavedAudio.h
+//     <LANE id="guidance" drawn="1">...           one that does: [frames], SavedAudio.h
+//       <RECORD value="1"/>                       what the host played, where it differs
+//     </LANE>
 //   </CLIP>
 #include "ClipKeeper.h"
 
@@ -50,6 +52,14 @@ std::shared_ptr<LaneTable> heldLanes(std::int64_t firstFrame, std::int64_t frame
     return lanes;
 }
 
+void valuesToXml(juce::XmlElement& xml, const std::vector<float>& values)
+{
+    if (std::all_of(values.begin(), values.end(), [&](float value) { return value == values.front(); }))
+        xml.setAttribute("value", static_cast<double>(values.front()));
+    else
+        xml.addTextElement(savedAudio::pack(values.data(), values.size()));
+}
+
 void lanesToXml(juce::XmlElement& xml, const LaneTable& table)
 {
     const std::vector<std::string> ids = wireLaneIds();
@@ -58,14 +68,33 @@ void lanesToXml(juce::XmlElement& xml, const LaneTable& table)
         juce::XmlElement* lane = xml.createNewChildElement("LANE");
         lane->setAttribute("id", juce::String(ids[column]));
         lane->setAttribute("drawn", table.isDrawn(column) ? 1 : 0);
-        std::vector<float> values;
+        std::vector<float> values, recorded;
         for (std::int64_t frame = table.firstFrame(); frame < table.end(); ++frame)
+        {
             values.push_back(table.at(column, frame));
-        if (std::all_of(values.begin(), values.end(), [&](float value) { return value == values.front(); }))
-            lane->setAttribute("value", static_cast<double>(values.front()));
-        else
-            lane->addTextElement(savedAudio::pack(values.data(), values.size()));
+            recorded.push_back(table.recordedAt(column, frame));
+        }
+        valuesToXml(*lane, values);
+        if (recorded != values)
+            valuesToXml(*lane->createNewChildElement("RECORD"), recorded);
     }
+}
+
+/// The values of one lane in all frames of a clip; an empty vector when they are damaged.
+std::vector<float> valuesFromXml(const juce::XmlElement& xml, std::int64_t frames, const LaneInfo& info)
+{
+    std::vector<float> values;
+    juce::String packed;
+    for (const juce::XmlElement* child : xml.getChildIterator())
+        if (child->isTextElement())
+            packed << child->getText();
+    if (xml.hasAttribute("value"))
+        values.assign(static_cast<std::size_t>(frames), static_cast<float>(xml.getDoubleAttribute("value")));
+    else if (!savedAudio::unpack(packed, static_cast<std::size_t>(frames), values))
+        return {};
+    for (float& value : values)
+        value = settledLaneValue(info, std::isfinite(value) ? value : info.defaultValue);
+    return values;
 }
 
 /// Lanes by their ids: what is missing, damaged or unknown here has its default.
@@ -86,19 +115,19 @@ std::shared_ptr<LaneTable> lanesFromXml(const juce::XmlElement& xml, std::int64_
         {
             if (lane->getStringAttribute("id") != infos[column]->id)
                 continue;
-            std::vector<float> values;
-            if (lane->hasAttribute("value"))
-                values.assign(static_cast<std::size_t>(frames), static_cast<float>(lane->getDoubleAttribute("value")));
-            else if (!savedAudio::unpack(lane->getAllSubText(), static_cast<std::size_t>(frames), values))
-                continue;
+            const std::vector<float> values = valuesFromXml(*lane, frames, *infos[column]);
+            std::vector<float> recorded = values; // also of a project from before there was a record
+            if (const juce::XmlElement* record = lane->getChildByName("RECORD"))
+                if (std::vector<float> kept = valuesFromXml(*record, frames, *infos[column]); !kept.empty())
+                    recorded = std::move(kept);
             for (std::size_t i = 0; i < values.size(); ++i)
             {
                 const std::int64_t frame = firstFrame + static_cast<std::int64_t>(i);
-                const float value = std::isfinite(values[i]) ? values[i] : infos[column]->defaultValue;
-                table->apply({0, static_cast<std::int32_t>(column), frame, frame + 1,
-                              settledLaneValue(*infos[column], value), false, 0});
+                table->apply(
+                    {0, static_cast<std::int32_t>(column), frame, frame + 1, values[i], recorded[i], false, 0});
             }
-            table->setDrawn(column, lane->getBoolAttribute("drawn"));
+            if (!values.empty())
+                table->setDrawn(column, lane->getBoolAttribute("drawn"));
         }
     return table;
 }

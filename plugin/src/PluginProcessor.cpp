@@ -199,25 +199,16 @@ WireLaneValues PluginProcessor::wireLanes() const
     return wireLanesOf(controls.lanes);
 }
 
-/// Drawn over the clip, whose frames count from its first; where the values are NaN the lane follows the host again,
-/// which is true of all of it or of nothing.
+/// Drawn over the clip, whose frames count from its first. A lane on which nothing is drawn any more follows the host.
 void PluginProcessor::sendDrawing(std::size_t lane, std::int64_t first, const std::vector<float>& values)
 {
     const ClipSource clip = clips.clip();
     if (!isWireLane(kLanes[lane]) || clip.source == nullptr)
         return;
-    const std::size_t column = wireColumnOf(lane);
-    const auto isDrawn = [](float value) { return !std::isnan(value); };
-    if (!edits.drawn.hasCurve(lane))
-        return clips.draw(column, clip.source->firstFrame, {});
-    for (std::size_t at = 0; at < values.size();)
-    {
-        const auto begin = std::find_if(values.begin() + static_cast<std::ptrdiff_t>(at), values.end(), isDrawn);
-        const auto end = std::find_if_not(begin, values.end(), isDrawn);
-        if (begin != end)
-            clips.draw(column, clip.source->firstFrame + first + (begin - values.begin()), {begin, end});
-        at = static_cast<std::size_t>(end - values.begin());
-    }
+    if (edits.drawn.hasCurve(lane))
+        clips.draw(wireColumnOf(lane), clip.source->firstFrame + first, values);
+    else
+        clips.draw(wireColumnOf(lane), clip.source->firstFrame, {});
 }
 
 /// What has to be done now and then, and is no other thread's affair.

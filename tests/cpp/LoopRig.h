@@ -63,7 +63,8 @@ inline bool sameLanes(const LaneTable& a, const LaneTable& b)
         if (a.isDrawn(column) != b.isDrawn(column))
             return false;
         for (std::int64_t frame = a.firstFrame(); frame < a.end(); ++frame)
-            if (a.at(column, frame) != b.at(column, frame))
+            if (a.at(column, frame) != b.at(column, frame) ||
+                a.recordedAt(column, frame) != b.recordedAt(column, frame))
                 return false;
     }
     return true;

@@ -117,9 +117,44 @@ TEST_CASE("a lane that is given back to the host, or touched by it without a dif
     rig.draw(kVelocity, 100, {0.5f});
     rig.draw(kVelocity, 100, {});
     CHECK_FALSE(rig.memory.table().isDrawn(kVelocity));
-    CHECK(rig.follow(100));
+    CHECK(rig.at(kVelocity, 100) == defaultRow()[kVelocity]);
+    CHECK_FALSE(rig.follow(100));
     rig.apply();
     CHECK(sameLanes(rig.copy, rig.memory.table()));
+}
+
+TEST_CASE("what is erased has the host's record again, frame by frame, and stays drawn around it")
+{
+    MemoryRig rig;
+    for (std::int64_t frame = 100; frame < 120; ++frame) // the host's automation, recorded
+    {
+        rig.host[kDenoise] = frame < 110 ? 0.3f : 0.4f;
+        rig.follow(frame);
+    }
+    rig.host[kDenoise] = 0.4f;
+    rig.draw(kDenoise, 105, std::vector<float>(20, 0.9f));
+    CHECK(rig.at(kDenoise, 108) == 0.9f);
+    rig.draw(kDenoise, 108, {NAN, NAN, NAN, 0.8f}); // as an undone stroke over an older one
+    const float expected[] = {0.3f, 0.3f, 0.3f, 0.9f, 0.9f, 0.9f, 0.3f, 0.3f, 0.4f, 0.8f, 0.9f};
+    for (std::int64_t i = 0; i < 11; ++i)
+        CHECK(rig.at(kDenoise, 102 + i) == expected[i]);
+    CHECK(rig.memory.table().isDrawn(kDenoise));
+    rig.apply();
+    CHECK(sameLanes(rig.copy, rig.memory.table()));
+
+    rig.draw(kDenoise, 100, {}); // all of it
+    for (std::int64_t frame = 100; frame < 150; ++frame)
+    {
+        rig.host[kDenoise] = frame < 110 ? 0.3f : 0.4f;
+        CHECK_FALSE(rig.follow(frame)); // the automation as recorded
+    }
+    rig.apply();
+    CHECK(sameLanes(rig.copy, rig.memory.table()));
+    CHECK_FALSE(rig.copy.isDrawn(kDenoise));
+
+    rig.draw(kDenoise, 100, {NAN, NAN}); // nothing was drawn there
+    CHECK_FALSE(rig.memory.table().isDrawn(kDenoise));
+    CHECK(rig.apply() == 0);
 }
 
 TEST_CASE("the drawn lanes of a restored table wait for the host's first change")
@@ -206,7 +241,7 @@ TEST_CASE("whatever happens, in whatever room, the copy becomes the same table")
             {
                 std::vector<float> values(pick(LaneDrawing::kMostFrames + 1));
                 for (float& value : values)
-                    value = 0.1f * static_cast<float>(pick(3));
+                    value = pick(4) == 0 ? NAN : 0.1f * static_cast<float>(pick(3));
                 rig.draw(pick(kWireLaneCount), -30 + static_cast<std::int64_t>(pick(80)), values);
                 break;
             }
