@@ -5,6 +5,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 BUILD ?= build
+TEST_WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
@@ -19,7 +20,7 @@ test-cpp: plugin
 	ctest --test-dir $(BUILD) --output-on-failure
 
 test-python: plugin $(VENV)/.hosts-ready
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadgroup
 
 plugin: $(VENV)/.ready $(BUILD)/build.ninja ## build the VST3: build/DEMON.vst3
 	cmake --build $(BUILD)
