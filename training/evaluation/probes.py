@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.session import Session
@@ -30,8 +31,14 @@ COMPANIONS: Mapping[str, Mapping[str, float]] = {
     "dcw_soft_thresh": CORRECTED,
 }
 """Other lanes without which a lane does nothing; they are set in what it is compared with, too."""
-Needs = Literal["", "another piece's timbre", "the engine's LoRAs"]
-"""What a track must name besides its prompt."""
+
+
+class Needs(StrEnum):
+    """What a track must name besides its prompt, in words for the table."""
+
+    NOTHING = ""
+    TIMBRE = "another piece's timbre"
+    LORAS = "the engine's LoRAs"
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class LaneProbe:
     lane: str
     settings: tuple[float, ...]
     companions: Mapping[str, float] = field(default_factory=dict)
-    needs: Needs = ""
+    needs: Needs = Needs.NOTHING
 
 
 def lane_probes() -> list[LaneProbe]:
@@ -58,8 +65,8 @@ def lane_probes() -> list[LaneProbe]:
 
 def _needs_of(lane: str) -> Needs:
     if lane == "timbre":
-        return "another piece's timbre"
-    return "the engine's LoRAs" if lane.startswith("lora_") else ""
+        return Needs.TIMBRE
+    return Needs.LORAS if lane.startswith("lora_") else Needs.NOTHING
 
 
 @dataclass(frozen=True, eq=False)

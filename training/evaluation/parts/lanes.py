@@ -18,7 +18,7 @@ from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import LORA_SLOTS, make_config
 from shared_protocol.timebase import frames_to_cover
 from training.evaluation.descriptors import describe, most_telling
-from training.evaluation.probes import PARAMETER_PROBES, LaneProbe, Scene, lane_probes
+from training.evaluation.probes import PARAMETER_PROBES, LaneProbe, Needs, Scene, lane_probes
 from training.evaluation.report import Figure, Listing, share
 from training.evaluation.spectra import SAMPLE_RATE, log_mel_distance
 from training.evaluation.subject import Subject
@@ -63,7 +63,7 @@ def _lane_rows(subject: Subject, audio: Tensor, prompt: str, probes: list[LanePr
     loras = list(engine.loras.names())
 
     def rendered(probe: LaneProbe, lanes: Mapping[str, float]) -> Tensor:
-        is_timbre, is_lora = probe.needs == "another piece's timbre", probe.needs == "the engine's LoRAs"
+        is_timbre, is_lora = probe.needs is Needs.TIMBRE, probe.needs is Needs.LORAS
         config = make_config(
             prompt=prompt,
             seed=0,
