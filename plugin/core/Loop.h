@@ -35,9 +35,9 @@ namespace demon
 /// nothing to play.
 ///
 /// Threads: process and everything private belong to the audio thread; offer, tidy, draw and requestCaptureEnd to the
-/// message thread; the consumer's side of feed, wetRing's producer and spent.freeAll to the
-/// link thread; requestReset and signs to any. Construction allocates everything there is but the clips. With
-/// NeverWait, process is real-time safe.
+/// message thread; the consumer's side of feed, wetRing's producer and spent.freeAll to the link thread; requestReset
+/// and signs to any. Construction allocates everything there is but the clips. With NeverWait, process is real-time
+/// safe.
 class Loop
 {
 public:

@@ -17,8 +17,8 @@ namespace demon
 {
 class EngineSocket;
 
-/// The connection of one plugin instance to the engine: a thread that owns the ZeroMQ socket, and moves
-/// frames between them and the stream's rings.
+/// The connection of one plugin instance to the engine: a thread that owns the ZeroMQ socket, and moves frames between
+/// it and the player's rings.
 ///
 /// Threads: construction, destruction and the setters belong to the message thread; they may allocate and may wait for
 /// a mutex that the link thread holds for microseconds. The audio thread meets this class only through the stream's
