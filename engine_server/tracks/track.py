@@ -90,7 +90,8 @@ class Track:
         if latency < self.geometry.minimum_latency:
             raise DemonError(
                 "E_LATENCY",
-                f"the latency is {latency} frames; this model needs at least {self.geometry.minimum_latency}",
+                f"the latency is {_in_words(latency)}; this model needs at least "
+                f"{_in_words(self.geometry.minimum_latency)}",
             )
         self.latency = latency
         self.sound = TrackSound(checkpoint, loras or LoraCatalogue(checkpoint), config)
@@ -291,3 +292,7 @@ class Track:
         for epoch in [number for number, run in self._epochs.items() if run.is_done()]:
             del self._epochs[epoch]
             self._finished.add(epoch)
+
+
+def _in_words(frames: int) -> str:
+    return f"{frames} frames ({frames / FRAMES_PER_SECOND:g} s)"

@@ -42,10 +42,8 @@ void warming(Showcase& s)
     noEngine(s);
     s.engine.now.state = EngineState::warming;
     s.engine.now.canStart = false;
-    s.engine.now.model = "embedded";
-    s.engine.now.backend = "compile, CPU";
-    s.engine.now.warmUp = 0.45;
-    s.status.now = {Severity::busy, "", "The engine warms up: 45 %", "it was started by this plugin", false};
+    s.engine.now.warmUp = 0.8;
+    s.status.now = {Severity::busy, "", "Starting the engine: loading embedded", "received 0 frames", false};
 }
 
 void late(Showcase& s)
@@ -99,10 +97,9 @@ void error(Showcase& s)
     s.engine.now.generations.reset();
     s.engine.now.controlToSound.reset();
     s.play(41.6, 20.0, 41.6, [](double seconds) { return seconds < -8.0 ? FrameStatus::ready : FrameStatus::late; });
-    s.status.now = {
-        Severity::error, "E_NO_CHECKPOINT",
-        "the checkpoint acestep-v15-turbo is not on the engine's machine: run demon models fetch turbo there", "",
-        true};
+    s.status.now = {Severity::error, "E_LATENCY",
+                    "the latency is 50 frames (2 s); this model needs at least 128 frames (5.12 s)",
+                    "received 0 frames", true};
 }
 
 void loopDrawn(Showcase& s)

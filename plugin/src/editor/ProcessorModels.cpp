@@ -114,7 +114,8 @@ StatusView ProcessorModels::Status::view() const
     }
     else if (link.state == LinkState::waiting || link.state == LinkState::lost || link.state == LinkState::refused)
     {
-        view.severity = Severity::warning;
+        const bool isStarting = processor.engineStart().report().state == LaunchState::starting;
+        view.severity = isStarting && link.state != LinkState::refused ? Severity::busy : Severity::warning;
     }
     view.detail = detailLine(processor, link);
     return view;
