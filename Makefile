@@ -20,7 +20,7 @@ test-cpp: plugin
 	ctest --test-dir $(BUILD) --output-on-failure
 
 test-python: plugin $(VENV)/.hosts-ready
-	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadgroup
+	$(PY) -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile
 
 plugin: $(VENV)/.ready $(BUILD)/build.ninja ## build the VST3: build/DEMON.vst3
 	cmake --build $(BUILD)

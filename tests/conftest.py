@@ -24,13 +24,6 @@ sys.path.insert(0, str(HERE / "python"))
 sys.path.insert(0, str(HERE / "hosts"))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """With several workers (`make test`): the tests of a file stay together, and so do all that play hosts, which mostly
-    wait for real time to pass while the other worker computes."""
-    if item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group("hosts" if item.path.parent.name == "hosts" else item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Folder of a tiny checkpoint with random weights."""
