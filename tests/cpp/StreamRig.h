@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "RealtimeCall.h"
+#include "Signals.h"
 #include "catch.h"
 #include "core/Stream.h"
 
@@ -13,30 +14,10 @@
 namespace stream_rig
 {
 using namespace demon;
+using namespace signals;
 
-inline constexpr int kRate = 8000;
-inline constexpr int kFrame = 320;
 inline constexpr int kLatencyFrames = 5;
 inline constexpr std::size_t kLatency = kLatencyFrames * kFrame;
-
-using Signal = std::vector<float>;
-
-inline Signal noise(std::size_t count, unsigned seed)
-{
-    std::mt19937 random(seed);
-    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
-    Signal signal(count);
-    std::generate(signal.begin(), signal.end(), [&] { return values(random); });
-    return signal;
-}
-
-inline Controls defaultControls()
-{
-    Controls controls;
-    for (std::size_t i = 0; i < kLaneCount; ++i)
-        controls.lanes[i] = kLanes[i].defaultValue;
-    return controls;
-}
 
 struct CollectedFrame
 {

@@ -27,16 +27,15 @@ def test_the_launcher_starts_the_real_engine_and_ends_it(trained_folder, tmp_pat
     assert "1 test case" in done.stdout
 
 
-def test_the_engine_ends_with_the_program_that_started_it(trained_folder):
+def start_with_this_program(model):
     command = [sys.executable, "-m", "engine_server.cli", "serve", "--until-stdin-closes"]
-    process = subprocess.Popen(
-        [*command, "--model", str(trained_folder), "--endpoint", "tcp://127.0.0.1:*"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    command += ["--model", str(model), "--endpoint", "tcp://127.0.0.1:*"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen(command, text=True, **pipes)
+
+
+def test_the_engine_ends_with_the_program_that_started_it(trained_folder):
+    with start_with_this_program(trained_folder) as process:
         assert process.stdout.readline().startswith("serving tcp://127.0.0.1:")
         process.stdin.close()
         assert process.wait(30) == 0
@@ -48,15 +47,7 @@ def test_the_engine_ends_with_the_program_that_started_it(trained_folder):
 
 
 def test_an_engine_that_still_loads_ends_too(trained_folder):
-    command = [sys.executable, "-m", "engine_server.cli", "serve", "--until-stdin-closes"]
-    process = subprocess.Popen(
-        [*command, "--model", str(trained_folder), "--endpoint", "tcp://127.0.0.1:*"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with start_with_this_program(trained_folder) as process:
         assert process.stderr.readline().endswith(" % loading the libraries\n")
         process.stdin.close()
         assert process.wait(30) != 0
