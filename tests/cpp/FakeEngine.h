@@ -5,6 +5,7 @@
 #include <chrono>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,10 +46,12 @@ public:
     ~FakeEngine() { stop(); }
     const std::string& address() const { return endpoint; }
 
+    /// On this thread: ZeroMQ reads the environment when it begins, which a test may be about to change.
     void start()
     {
         quit = false;
-        thread = std::thread([this] { run(); });
+        context = std::make_unique<zmq::context_t>(1);
+        thread = std::thread([this, socket = bound()]() mutable { run(std::move(socket)); });
     }
     /// Like a killed process: all state is lost.
     void stop()
@@ -56,6 +59,7 @@ public:
         quit = true;
         if (thread.joinable())
             thread.join();
+        context.reset();
     }
     /// As a restarted server would: every track is unknown from now on.
     void forgetTracks() { forget = true; }
@@ -76,10 +80,9 @@ private:
     };
     using Tracks = std::map<std::string, Track>;
 
-    void run()
+    zmq::socket_t bound()
     {
-        zmq::context_t context(1);
-        zmq::socket_t socket(context, zmq::socket_type::router);
+        zmq::socket_t socket(*context, zmq::socket_type::router);
         socket.set(zmq::sockopt::linger, 0);
         socket.set(zmq::sockopt::router_mandatory, false);
         socket.set(zmq::sockopt::router_handover, true);
@@ -93,6 +96,11 @@ private:
             {
                 std::this_thread::sleep_for(std::chrono::milliseconds(20));
             }
+        return socket;
+    }
+
+    void run(zmq::socket_t socket)
+    {
         Tracks tracks;
         while (!quit)
         {
@@ -259,6 +267,7 @@ private:
     }
 
     const std::string endpoint;
+    std::unique_ptr<zmq::context_t> context;
     std::atomic<bool> quit{false}, forget{false};
     std::thread thread;
 };
