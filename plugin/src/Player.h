@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <utility>
 
@@ -27,6 +28,8 @@ public:
             return static_cast<int>(stream->latencySamples);
         return frozenPlayer != nullptr ? static_cast<int>(frozenPlayer->latencySamples) : 0;
     }
+    /// Samples before the first sound of one that the host goes on with: what is frozen takes over, see below.
+    std::int64_t silenceAtFirst() const noexcept { return stream != nullptr ? stream->latencySamples : 0; }
     /// Empty for what is frozen: nothing is wanted from an engine.
     PlayerPort port() const
     {

@@ -361,7 +361,7 @@ void PluginProcessor::processStereo(Player& player, std::array<float*, 2> audio,
         return;
     }
     processRealtime(player, audio, count, transport, controls);
-    tail.process(audio, static_cast<std::size_t>(count), isOther);
+    tail.process(audio, static_cast<std::size_t>(count), isOther, player.silenceAtFirst());
 }
 
 void PluginProcessor::processRealtime(Player& player, std::array<float*, 2> audio, int count,

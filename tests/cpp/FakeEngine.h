@@ -5,6 +5,8 @@
 #include <chrono>
 #include <functional>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -12,6 +14,7 @@
 #include <vector>
 #include <zmq.hpp>
 
+#include "FakeLoop.h"
 #include "demon/codec.h"
 
 /// An address on which nobody listens.
@@ -24,12 +27,17 @@ inline std::string freeEndpoint()
 }
 
 /// A small real engine: it speaks the protocol over a ROUTER and answers every frame with its negative.
-/// It insists on the frames before a resumed one, as an engine with a model that looks back would.
+/// It insists on the frames before a resumed one, as an engine with a model that looks back would. Loops are
+/// FakeLoop's.
 class FakeEngine
 {
 public:
-    std::atomic<bool> holdsWindows{false}; ///< keeps windows back, as an engine that is late
-    std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0};
+    std::atomic<bool> holdsWindows{false};                      ///< keeps windows back, as an engine that is late
+    std::atomic<std::int64_t> holdsFrom{FakeLoop::kEverything}; ///< likewise windows of clips, from this frame on
+    std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0}, edits{0};
+    std::atomic<int> commits{0};     ///< of the begins
+    std::atomic<int> loopWindows{0}; ///< of takes, sent
+    std::atomic<int> found{0};       ///< tracks that have heard their welcome
     std::atomic<int> unknownAnswers{0};
     demon::Error refusal; ///< with a code: answers hello by it. Set before start()
     std::int64_t retain = 20;
@@ -38,10 +46,12 @@ public:
     ~FakeEngine() { stop(); }
     const std::string& address() const { return endpoint; }
 
+    /// On this thread: ZeroMQ reads the environment when it begins, which a test may be about to change.
     void start()
     {
         quit = false;
-        thread = std::thread([this] { run(); });
+        context = std::make_unique<zmq::context_t>(1);
+        thread = std::thread([this, socket = bound()]() mutable { run(std::move(socket)); });
     }
     /// Like a killed process: all state is lost.
     void stop()
@@ -49,6 +59,7 @@ public:
         quit = true;
         if (thread.joinable())
             thread.join();
+        context.reset();
     }
     /// As a restarted server would: every track is unknown from now on.
     void forgetTracks() { forget = true; }
@@ -62,14 +73,16 @@ private:
     struct Track
     {
         demon::PayloadShape shape;
+        std::optional<FakeLoop> loop; ///< in mode loop, in place of the epochs
         std::map<std::int64_t, Epoch> epochs;
         std::vector<demon::Message> held;
+        bool hasPinged = false;
     };
+    using Tracks = std::map<std::string, Track>;
 
-    void run()
+    zmq::socket_t bound()
     {
-        zmq::context_t context(1);
-        zmq::socket_t socket(context, zmq::socket_type::router);
+        zmq::socket_t socket(*context, zmq::socket_type::router);
         socket.set(zmq::sockopt::linger, 0);
         socket.set(zmq::sockopt::router_mandatory, false);
         socket.set(zmq::sockopt::router_handover, true);
@@ -83,15 +96,21 @@ private:
             {
                 std::this_thread::sleep_for(std::chrono::milliseconds(20));
             }
-        std::map<std::string, Track> tracks;
+        return socket;
+    }
+
+    void run(zmq::socket_t socket)
+    {
+        Tracks tracks;
         while (!quit)
         {
             if (forget.exchange(false))
                 tracks.clear();
             if (!holdsWindows)
                 for (auto& [id, track] : tracks)
-                    for (const demon::Message& window : std::exchange(track.held, {}))
-                        send(socket, id, window);
+                    sendWindows(socket, id, track);
+            found = static_cast<int>(
+                std::count_if(tracks.begin(), tracks.end(), [](const auto& one) { return one.second.hasPinged; }));
             zmq_pollitem_t item{socket.handle(), 0, ZMQ_POLLIN, 0};
             if (zmq_poll(&item, 1, 2) <= 0)
                 continue;
@@ -109,8 +128,21 @@ private:
         }
     }
 
+    void sendWindows(zmq::socket_t& socket, const std::string& id, Track& track)
+    {
+        for (const demon::Message& window : std::exchange(track.held, {}))
+            send(socket, id, window);
+        if (!track.loop)
+            return;
+        for (const demon::Message& window : track.loop->tick(holdsFrom))
+        {
+            send(socket, id, window);
+            loopWindows += std::get<demon::Window>(window).take > 0 ? 1 : 0;
+        }
+    }
+
     void answer(zmq::socket_t& socket, const std::string& id, const std::vector<std::string_view>& parts,
-                std::map<std::string, Track>& tracks)
+                Tracks& tracks)
     {
         using namespace demon;
         const auto known = tracks.find(id);
@@ -122,7 +154,12 @@ private:
             if (!refusal.code.empty())
                 return send(socket, id, refusal);
             const auto& hello = std::get<Hello>(*message);
-            tracks[id] = Track{{static_cast<int>(hello.rate), hello.lanes}, {}, {}};
+            const bool isLoop = hello.mode == "loop";
+            if (isLoop && hello.latency != 0)
+                return send(socket, id, Error{error::latency, "a loop has no latency", 0});
+            Track& track = tracks[id] = Track{{static_cast<int>(hello.rate), hello.lanes}, {}, {}, {}};
+            if (isLoop)
+                track.loop.emplace(track.shape.rate, hello.lanes.size());
             Welcome welcome;
             welcome.server = "fake";
             welcome.checkpoint = "echo";
@@ -131,7 +168,7 @@ private:
             welcome.lanes = hello.lanes;
             welcome.costs.assign(hello.lanes.size(), "free");
             welcome.retain = retain;
-            welcome.clipLimit = 6000;
+            welcome.clipLimit = FakeLoop::kClipLimit;
             return send(socket, id, welcome);
         }
         if (known == tracks.end())
@@ -141,15 +178,39 @@ private:
         }
         if (message == nullptr)
             return send(socket, id, Error{std::get<Fault>(decoded).code, std::get<Fault>(decoded).text, 0});
+        count(*message);
+        if (std::holds_alternative<Bye>(*message))
+            return (void)tracks.erase(known);
         Track& track = known->second;
-        std::visit([&](const auto& m) { on(socket, id, track, m); }, *message);
+        track.hasPinged = track.hasPinged || std::holds_alternative<Ping>(*message);
+        if (!track.loop)
+            return std::visit([&](const auto& m) { on(socket, id, track, m); }, *message);
+        const std::int64_t before = track.loop->framesTaken();
+        for (const Message& reply : track.loop->answer(*message))
+            send(socket, id, reply);
+        frames += static_cast<int>(track.loop->framesTaken() - before);
     }
+
+    void count(const demon::Message& message)
+    {
+        using namespace demon;
+        const auto* const begin = std::get_if<Begin>(&message);
+        begins += begin != nullptr ? 1 : 0;
+        commits += begin != nullptr && begin->kind == "commit" ? 1 : 0;
+        configures += std::holds_alternative<Configure>(message) ? 1 : 0;
+        pings += std::holds_alternative<Ping>(message) ? 1 : 0;
+        drops += std::holds_alternative<Drop>(message) ? 1 : 0;
+        edits += std::holds_alternative<Edit>(message) ? 1 : 0;
+    }
+
+    // --- mode stream ---
 
     void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Begin& m)
     {
         using namespace demon;
-        ++begins;
         const std::int64_t first = FrameGrid::forRate(track.shape.rate).frameOf(m.start);
+        if (m.kind != "stream")
+            return send(socket, id, Error{error::field, "a stream's epochs are streams", m.epoch});
         if (m.deliverFrom < first || m.feedFrom < first || m.feedFrom > std::max(first, m.deliverFrom - retain))
             return send(socket, id, Error{error::field, "feed_from lies too late", m.epoch});
         track.epochs[m.epoch] = {m.feedFrom, m.deliverFrom, m.offline};
@@ -157,10 +218,10 @@ private:
     void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Feed& m)
     {
         using namespace demon;
-        const auto found = track.epochs.find(m.epoch);
-        if (found == track.epochs.end())
+        const auto known = track.epochs.find(m.epoch);
+        if (known == track.epochs.end())
             return send(socket, id, Error{error::epoch, "no such epoch", m.epoch});
-        Epoch& epoch = found->second;
+        Epoch& epoch = known->second;
         if (m.frame > epoch.expected)
             return send(socket, id, Error{error::feedGap, "gap", m.epoch});
         if (m.frame < epoch.expected)
@@ -183,23 +244,17 @@ private:
     }
     void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Ping& m)
     {
-        ++pings;
-        if (const auto found = track.epochs.find(m.epoch); found != track.epochs.end() && !found->second.offline)
-            found->second.deliverFrom = std::max(found->second.deliverFrom, m.wanted);
+        if (const auto known = track.epochs.find(m.epoch); known != track.epochs.end() && !known->second.offline)
+            known->second.deliverFrom = std::max(known->second.deliverFrom, m.wanted);
         const auto newest = track.epochs.rbegin();
         send(socket, id,
              newest == track.epochs.rend() ? demon::Pong{} : demon::Pong{newest->first, newest->second.expected});
     }
     void on(zmq::socket_t& socket, const std::string& id, Track&, const demon::Configure& m)
     {
-        ++configures;
         send(socket, id, demon::Configured{m.revision});
     }
-    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Drop& m)
-    {
-        ++drops;
-        track.epochs.erase(m.epoch);
-    }
+    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Drop& m) { track.epochs.erase(m.epoch); }
     template <class Other> void on(zmq::socket_t&, const std::string&, Track&, const Other&) {}
 
     static void send(zmq::socket_t& socket, const std::string& id, const demon::Message& message)
@@ -212,6 +267,7 @@ private:
     }
 
     const std::string endpoint;
+    std::unique_ptr<zmq::context_t> context;
     std::atomic<bool> quit{false}, forget{false};
     std::thread thread;
 };

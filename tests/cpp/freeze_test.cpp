@@ -1,148 +1,27 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Freezing as a host and its user see it: after a bounce, while it plays, and in a project that is opened again.
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <cstdlib>
 #include <memory>
-#include <random>
-#include <string>
-#include <thread>
-#include <vector>
 
+#include "Eventually.h"
 #include "FakeEngine.h"
-#include "PluginProcessor.h"
-#include "TemporaryFolder.h"
-#include "catch.h"
+#include "ProcessorHost.h"
 #include "editor/RenderBinding.h"
 
-using namespace demon;
+using namespace processor_host;
 
 namespace
 {
-constexpr int kRate = 48000;
-constexpr int kFrame = 1920;
 constexpr int kLatency = 10 * kFrame;
 
-struct PlayHead : juce::AudioPlayHead
+bool savesFrozen(const Host& host)
 {
-    bool playing = true;
-    juce::int64 sample = 0;
-    juce::Optional<PositionInfo> getPosition() const override
-    {
-        PositionInfo info;
-        info.setIsPlaying(playing);
-        info.setTimeInSamples(sample);
-        return info;
-    }
-};
-
-/// The user's folders, apart from those of this machine.
-struct User
-{
-    TemporaryFolder folder;
-    ScopedVariable data{"XDG_DATA_HOME", (folder / "data").string()};
-    ScopedVariable config{"XDG_CONFIG_HOME", (folder / "config").string()};
-    std::filesystem::path frozen() const { return folder / "data/demon-bridge/frozen"; }
-};
-
-struct Host
-{
-    juce::ScopedJuceInitialiser_GUI juceRuntime;
-    PlayHead playHead;
-    ScopedVariable endpoint, latency{"DEMON_LATENCY_S", "0.4"}, timeout{"DEMON_TIMEOUT_S", "5"};
-    std::unique_ptr<PluginProcessor> plugin = std::make_unique<PluginProcessor>();
-
-    Host(bool offline, const std::string& address) : endpoint("DEMON_ENDPOINT", address)
-    {
-        plugin->setNonRealtime(offline);
-        plugin->setPlayHead(&playHead);
-        prepare(kRate);
-    }
-
-    void prepare(double rate)
-    {
-        plugin->setRateAndBufferSizeDetails(rate, 4096);
-        plugin->prepareToPlay(rate, 4096);
-    }
-
-    std::vector<float> play(const std::vector<float>& input, int block = 480)
-    {
-        std::vector<float> output;
-        juce::MidiBuffer midi;
-        for (std::size_t at = 0; at < input.size();)
-        {
-            const int size = std::min(block, static_cast<int>(input.size() - at));
-            juce::AudioBuffer<float> buffer(2, size);
-            for (int channel = 0; channel < 2; ++channel)
-                buffer.copyFrom(channel, 0, input.data() + at, size);
-            plugin->processBlock(buffer, midi);
-            output.insert(output.end(), buffer.getReadPointer(0), buffer.getReadPointer(0) + size);
-            at += static_cast<std::size_t>(size);
-            if (playHead.playing)
-                playHead.sample += size;
-        }
-        return output;
-    }
-
-    void locate(juce::int64 sample)
-    {
-        plugin->reset();
-        playHead.sample = sample;
-    }
-
-    /// What a sequencer does at the end of a bounce.
-    void stop()
-    {
-        playHead.playing = false;
-        play(std::vector<float>(64, 0.0f));
-        playHead.playing = true;
-    }
-
-    juce::MemoryBlock save() const
-    {
-        juce::MemoryBlock saved;
-        plugin->getStateInformation(saved);
-        return saved;
-    }
-
-    bool savesFrozen() const
-    {
-        const juce::MemoryBlock saved = save();
-        const auto xml = juce::AudioProcessor::getXmlFromBinary(saved.getData(), static_cast<int>(saved.getSize()));
-        REQUIRE(xml != nullptr);
-        const juce::XmlElement* frozen = xml->getChildByName("FROZEN");
-        return frozen != nullptr && frozen->getStringAttribute("id").length() == 64 &&
-               frozen->getStringAttribute("folder").endsWith("frozen");
-    }
-
-    void restore(const juce::MemoryBlock& saved) const
-    {
-        plugin->setStateInformation(saved.getData(), static_cast<int>(saved.getSize()));
-    }
-
-    std::string problemCode() const
-    {
-        const auto problem = plugin->frozen().problem();
-        return problem ? problem->code : "";
-    }
-};
-
-std::vector<float> noise(std::size_t count)
-{
-    std::mt19937 random(3);
-    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
-    std::vector<float> signal(count);
-    for (float& value : signal)
-        value = values(random);
-    return signal;
-}
-
-template <class Condition> bool eventually(Condition&& condition)
-{
-    for (int i = 0; i < 1000 && !condition(); ++i)
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return condition();
+    const juce::MemoryBlock saved = host.save();
+    const auto xml = juce::AudioProcessor::getXmlFromBinary(saved.getData(), static_cast<int>(saved.getSize()));
+    REQUIRE(xml != nullptr);
+    const juce::XmlElement* frozen = xml->getChildByName("FROZEN");
+    return frozen != nullptr && frozen->getStringAttribute("id").length() == 64 &&
+           frozen->getStringAttribute("folder").endsWith("frozen");
 }
 
 /// A bounce of `input` that is frozen then; `output` is what it sounded like.
@@ -150,10 +29,10 @@ struct Frozen
 {
     User user;
     FakeEngine engine{freeEndpoint()};
-    std::vector<float> input, output;
+    Signal input, output;
     std::unique_ptr<Host> host = std::make_unique<Host>(true, engine.address());
 
-    explicit Frozen(std::vector<float> signal) : input(std::move(signal))
+    explicit Frozen(Signal signal) : input(std::move(signal))
     {
         output = host->play(input);
         host->stop();
@@ -165,7 +44,7 @@ struct Frozen
             }));
         host->plugin->setFrozen(true);
         host->plugin->frozen().settle();
-        REQUIRE(host->problemCode().empty());
+        REQUIRE(host->problemOfFrozen().empty());
         REQUIRE(host->plugin->frozen().isFrozen());
     }
 };
@@ -177,7 +56,7 @@ TEST_CASE("what was bounced and frozen plays in the project that is opened again
 {
     Frozen frozen(noise(kLength));
     frozen.host->locate(0);
-    CHECK((frozen.host->play(frozen.input, 333) == frozen.output));
+    CHECK((frozen.host->play(frozen.input, {333}) == frozen.output));
     const juce::MemoryBlock saved = frozen.host->save();
     frozen.host.reset();
     frozen.engine.stop();
@@ -188,7 +67,7 @@ TEST_CASE("what was bounced and frozen plays in the project that is opened again
         host.restore(saved);
         CHECK(host.plugin->frozen().isFrozen());
         CHECK(host.plugin->getLatencySamples() == kLatency);
-        CHECK((host.play(frozen.input, block) == frozen.output));
+        CHECK((host.play(frozen.input, {block}) == frozen.output));
         CHECK(eventually([&] { return host.plugin->linkStatus().state == LinkState::idle; }));
         CHECK_FALSE(host.plugin->telemetry().timedOut);
         CHECK(host.plugin->telemetry().lateFrames == 0);
@@ -196,12 +75,11 @@ TEST_CASE("what was bounced and frozen plays in the project that is opened again
 
         host.plugin->setNonRealtime(false);
         host.locate(0);
-        CHECK((host.play(frozen.input, block) == frozen.output));
+        CHECK((host.play(frozen.input, {block}) == frozen.output));
     }
     Host early(true, freeEndpoint()); // its state comes first, and the rate then
     early.plugin = std::make_unique<PluginProcessor>();
-    early.plugin->setNonRealtime(true);
-    early.plugin->setPlayHead(&early.playHead);
+    early.start(true, false);
     early.restore(saved);
     early.prepare(kRate);
     CHECK((early.play(frozen.input) == frozen.output));
@@ -215,21 +93,21 @@ TEST_CASE("a frozen instance says good-bye to the engine, and greets it again wh
 {
     Frozen frozen(noise(kLength));
     CHECK(eventually([&] { return frozen.host->plugin->linkStatus().state == LinkState::idle; }));
-    CHECK(frozen.host->savesFrozen());
+    CHECK(savesFrozen(*frozen.host));
     const int hellos = frozen.engine.hellos;
     frozen.host->plugin->setFrozen(false);
     CHECK_FALSE(frozen.host->plugin->frozen().isFrozen());
     CHECK(eventually([&] { return frozen.engine.hellos > hellos; }));
     frozen.host->locate(0);
     CHECK((frozen.host->play(frozen.input) == frozen.output));
-    CHECK_FALSE(frozen.host->savesFrozen());
+    CHECK_FALSE(savesFrozen(*frozen.host));
 }
 
 TEST_CASE("a lane, a configuration or another source make what is frozen stale")
 {
     Frozen frozen(noise(kLength));
     Host& host = *frozen.host;
-    const auto isStaleAfter = [&](const std::vector<float>& input)
+    const auto isStaleAfter = [&](const Signal& input)
     {
         host.locate(0);
         host.play(input);
@@ -241,7 +119,7 @@ TEST_CASE("a lane, a configuration or another source make what is frozen stale")
     CHECK(isStaleAfter(frozen.input));
     host.plugin->lanes()[lane::denoise] = denoise;
     CHECK_FALSE(isStaleAfter(frozen.input));
-    std::vector<float> edited = frozen.input;
+    Signal edited = frozen.input;
     edited[5 * kFrame] += 0.5f;
     CHECK(isStaleAfter(edited));
     CHECK_FALSE(isStaleAfter(frozen.input));
@@ -269,13 +147,13 @@ TEST_CASE("a frozen take that is missing is named, the dry signal passes, and th
 
     Host host(true, frozen.engine.address());
     host.restore(saved);
-    const std::vector<float> output = host.play(frozen.input);
+    const Signal output = host.play(frozen.input);
     CHECK(std::equal(output.begin() + kLatency, output.end(), frozen.input.begin()));
-    CHECK(host.problemCode() == "E_FROZEN_MISSING");
+    CHECK(host.problemOfFrozen() == "E_FROZEN_MISSING");
     CHECK(host.plugin->frozen().problem()->text.find(".frozen.json") != std::string::npos);
     CHECK(host.plugin->frozen().problem()->text.find(frozen.user.frozen().string()) != std::string::npos);
     host.plugin->frozen().acknowledge();
-    CHECK(host.problemCode() == "E_FROZEN_MISSING"); // as long as it lasts
+    CHECK(host.problemOfFrozen() == "E_FROZEN_MISSING"); // as long as it lasts
     CHECK(host.plugin->frozen().isFrozen());
     const juce::MemoryBlock again = host.save();
 
@@ -283,16 +161,16 @@ TEST_CASE("a frozen take that is missing is named, the dry signal passes, and th
     host.restore(again);
     host.locate(0);
     CHECK((host.play(frozen.input) == frozen.output));
-    CHECK(host.problemCode().empty());
+    CHECK(host.problemOfFrozen().empty());
 
     for (const auto& entry : std::filesystem::directory_iterator(frozen.user.frozen()))
         if (entry.path().extension() == ".wav")
             std::filesystem::resize_file(entry.path(), 1000);
     host.restore(again);
     host.plugin->frozen().settle();
-    CHECK(host.problemCode() == "E_FROZEN_CORRUPT");
+    CHECK(host.problemOfFrozen() == "E_FROZEN_CORRUPT");
     host.plugin->setFrozen(false);
-    CHECK(host.problemCode().empty());
+    CHECK(host.problemOfFrozen().empty());
 }
 
 TEST_CASE("takes are frozen into the project's folder, and found again where the user says that it has moved")
@@ -336,12 +214,12 @@ TEST_CASE("only a complete render can be frozen")
     RenderBinding renders(*host.plugin);
     CHECK_FALSE(renders.view().canFreeze);
     renders.setFrozen(true);
-    CHECK(host.problemCode() == "E_FROZEN_INCOMPLETE");
+    CHECK(host.problemOfFrozen() == "E_FROZEN_INCOMPLETE");
     CHECK_FALSE(host.plugin->frozen().isFrozen());
     CHECK_FALSE(renders.view().isFrozen);
     host.plugin->frozen().acknowledge();
-    CHECK(host.problemCode().empty());
-    CHECK_FALSE(host.savesFrozen());
+    CHECK(host.problemOfFrozen().empty());
+    CHECK_FALSE(savesFrozen(host));
 }
 
 TEST_CASE("the editor sees what can be frozen, what is, and the file of the last render")
@@ -363,17 +241,17 @@ TEST_CASE("the editor sees what can be frozen, what is, and the file of the last
 
 TEST_CASE("to freeze while the host plays neither clicks nor leaves a gap, and keeps the latency")
 {
-    Frozen frozen(std::vector<float>(kLength, 0.5f)); // sounds as -0.5
+    Frozen frozen(Signal(kLength, 0.5f)); // sounds as -0.5
     Host& host = *frozen.host;
     const auto frozenState = host.save();
     host.plugin->setFrozen(false);
     host.plugin->setNonRealtime(false);
     host.locate(0);
-    const std::vector<float> part(4 * kFrame, 0.5f);
-    std::vector<float> output;
+    const Signal part(4 * kFrame, 0.5f);
+    Signal output;
     const auto play = [&]
     {
-        const auto more = host.play(part, 256);
+        const auto more = host.play(part, {256});
         output.insert(output.end(), more.begin(), more.end());
     };
     for (int i = 0; i < 4; ++i)
@@ -396,10 +274,10 @@ TEST_CASE("a state in which nothing is frozen does not interrupt what plays")
 {
     const User user;
     Host host(false, freeEndpoint());
-    const std::vector<float> input = noise(kLength);
+    const Signal input = noise(kLength);
     host.play(input);
     host.restore(host.save());
     host.plugin->setFrozen(false);
-    const std::vector<float> output = host.play(input);
+    const Signal output = host.play(input);
     CHECK(std::equal(output.begin(), output.begin() + kLatency, input.end() - kLatency));
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Stream, link and a real socket, against a small engine in the same process.
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -11,6 +10,7 @@
 #include <sys/resource.h>
 #endif
 
+#include "Eventually.h"
 #include "FakeEngine.h"
 #include "RealtimeCall.h"
 #include "WaitCount.h"
@@ -26,17 +26,6 @@ constexpr int kRate = 8000;
 constexpr int kFrame = 320;
 constexpr int kLatencyFrames = 10;
 constexpr std::size_t kLatency = kLatencyFrames * kFrame;
-
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 30000ms)
-{
-    for (const auto until = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < until;)
-    {
-        if (condition())
-            return true;
-        std::this_thread::sleep_for(2ms);
-    }
-    return false;
-}
 
 /// One track: what the processor does, without a host.
 struct Track

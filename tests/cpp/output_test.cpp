@@ -216,6 +216,40 @@ TEST_CASE("from one player to another there is no jump, for any chunks, and else
     }
 }
 
+TEST_CASE("what another player plays after its first silence fades in, for any chunks")
+{
+    Signal reference;
+    for (const std::size_t chunk : {1, 50, 128, 500})
+    {
+        OutputTail tail;
+        Signal signal(1000, 0.5f); // one player, then another with 300 samples of silence
+        std::fill_n(signal.begin() + 200, 300, 0.0f);
+        std::size_t done = 0;
+        const Signal out =
+            inChunks(signal, chunk,
+                     [&](auto audio, std::size_t count)
+                     {
+                         const bool isOther = done <= 200 && done + count > 200;
+                         const std::size_t before = isOther ? 200 - done : 0;
+                         if (before > 0)
+                             tail.process(audio, before, false);
+                         tail.process({audio[0] + before, audio[1] + before}, count - before, isOther, 300);
+                         done += count;
+                     });
+        if (reference.empty())
+            reference = out;
+        CHECK((out == reference));
+    }
+    for (std::size_t i = 1; i < 1000; ++i)
+    {
+        CHECK(std::abs(reference[i] - reference[i - 1]) < 0.51f / OutputTail::kFadeSamples);
+        if (i < 200 || i >= 500 + OutputTail::kFadeSamples)
+            CHECK(reference[i] == 0.5f);
+        else if (i >= 200 + OutputTail::kFadeSamples && i <= 500)
+            CHECK(reference[i] == 0.0f);
+    }
+}
+
 TEST_CASE("the tail forgets at a reset, starts without one, and remembers a change that came with an empty block")
 {
     OutputTail tail;

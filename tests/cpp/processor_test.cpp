@@ -1,112 +1,33 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // The processor as a host sees it, without a host and without an engine.
-#include <cstdlib>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "FakeEngine.h"
-#include "PluginProcessor.h"
+#include "ProcessorHost.h"
 #include "WaitCount.h"
-#include "catch.h"
 
-using demon::PluginProcessor;
+using namespace processor_host;
 
 namespace
 {
-struct PlayHead : juce::AudioPlayHead
-{
-    bool playing = true;
-    juce::int64 sample = 0;
-    juce::Optional<PositionInfo> getPosition() const override
-    {
-        PositionInfo info;
-        info.setIsPlaying(playing);
-        info.setTimeInSamples(sample);
-        return info;
-    }
-};
-
-constexpr const char* kNobody = "tcp://127.0.0.1:9"; ///< an endpoint at which nobody listens
-
-struct Host
-{
-    juce::ScopedJuceInitialiser_GUI juceRuntime;
-    PlayHead playHead;
-    std::unique_ptr<PluginProcessor> plugin;
-
-    explicit Host(bool offline, const char* endpoint = kNobody, const char* latencySeconds = "0.4")
-    {
-        setenv("DEMON_ENDPOINT", endpoint, 1);
-        setenv("DEMON_LATENCY_S", latencySeconds, 1);
-        setenv("DEMON_TIMEOUT_S", std::string_view(endpoint) == kNobody ? "0.3" : "30", 1);
-        plugin = std::make_unique<PluginProcessor>();
-        plugin->setNonRealtime(offline);
-        plugin->setPlayHead(&playHead);
-        prepare(48000.0);
-    }
-    void prepare(double rate)
-    {
-        plugin->setRateAndBufferSizeDetails(rate, 4096);
-        plugin->prepareToPlay(rate, 4096);
-    }
-    std::vector<float> play(const std::vector<float>& input, const std::vector<int>& blocks)
-    {
-        std::vector<float> output;
-        juce::MidiBuffer midi;
-        for (std::size_t at = 0, block = 0; at < input.size(); ++block)
-        {
-            const int size = std::min(blocks[block % blocks.size()], static_cast<int>(input.size() - at));
-            juce::AudioBuffer<float> buffer(2, size);
-            for (int channel = 0; channel < 2; ++channel)
-                buffer.copyFrom(channel, 0, input.data() + at, size);
-            plugin->processBlock(buffer, midi);
-            output.insert(output.end(), buffer.getReadPointer(0), buffer.getReadPointer(0) + size);
-            at += static_cast<std::size_t>(size);
-            playHead.sample += size;
-        }
-        return output;
-    }
-};
-
-std::vector<float> noise(std::size_t count)
-{
-    std::mt19937 random(3);
-    std::uniform_real_distribution<float> values(-1.0f, 1.0f);
-    std::vector<float> signal(count);
-    for (float& value : signal)
-        value = values(random);
-    return signal;
-}
-
-bool isDelayed(const std::vector<float>& output, const std::vector<float>& input, int latency, float factor = 1.0f)
-{
-    for (std::size_t i = 0; i < output.size(); ++i)
-    {
-        const auto delay = static_cast<std::size_t>(latency);
-        if (output[i] != (i < delay ? 0.0f : factor * input[i - delay]))
-            return false;
-    }
-    return true;
-}
-
-const std::vector<std::vector<int>> kBlockPatterns{{64}, {480}, {512}, {1920}, {4096}, {1, 333, 64, 2048, 700}};
+const std::vector<Blocks> kBlockPatterns{{64}, {480}, {512}, {1920}, {4096}, {1, 333, 64, 2048, 700}};
 } // namespace
 
 TEST_CASE("the parameters are the lanes in order, and Bypass")
 {
     Host host(true);
     const auto& parameters = host.plugin->getParameters();
-    REQUIRE(parameters.size() == static_cast<int>(demon::kLaneCount) + 1);
-    for (std::size_t i = 0; i < demon::kLaneCount; ++i)
+    REQUIRE(parameters.size() == static_cast<int>(kLaneCount) + 1);
+    for (std::size_t i = 0; i < kLaneCount; ++i)
     {
         const auto* parameter = dynamic_cast<juce::AudioParameterFloat*>(parameters[static_cast<int>(i)]);
         REQUIRE(parameter != nullptr);
-        CHECK(parameter->paramID == demon::kLanes[i].id);
-        CHECK(parameter->get() == demon::kLanes[i].defaultValue);
+        CHECK(parameter->paramID == kLanes[i].id);
+        CHECK(parameter->get() == kLanes[i].defaultValue);
     }
     CHECK(host.plugin->getBypassParameter() == parameters.getLast());
 }
@@ -123,13 +44,13 @@ TEST_CASE("the reported latency is whole frames at every rate")
 
 TEST_CASE("live without an engine nothing waits and the dry signal passes bit for bit")
 {
-    const std::vector<float> input = noise(100000);
+    const Signal input = noise(100000);
     for (const auto& blocks : kBlockPatterns)
     {
         Host host(false);
-        const demon::WaitCount waits;
-        const std::vector<float> output = host.play(input, blocks);
-        CHECK(waits.count() <= demon::WaitCount::kUnasked);
+        const WaitCount waits;
+        const Signal output = host.play(input, blocks);
+        CHECK(waits.count() <= WaitCount::kUnasked);
         CHECK(isDelayed(output, input, host.plugin->getLatencySamples()));
         CHECK(host.plugin->telemetry().lateFrames > 0);
         CHECK_FALSE(host.plugin->telemetry().timedOut);
@@ -138,13 +59,13 @@ TEST_CASE("live without an engine nothing waits and the dry signal passes bit fo
 
 TEST_CASE("offline without an engine the wait ends once, the run is dry, and the error stays until acknowledged")
 {
-    const std::vector<float> input = noise(100000);
+    const Signal input = noise(100000);
     Host host(true);
-    const std::int64_t startedAt = demon::steadyNanoseconds();
-    const demon::WaitCount waits;
-    const std::vector<float> output = host.play(input, {512});
-    CHECK(static_cast<double>(demon::steadyNanoseconds() - startedAt) * 1e-9 > 0.29);
-    CHECK(waits.count() <= demon::WaitCount::ofOneWait(300) + demon::WaitCount::kUnasked);
+    const std::int64_t startedAt = steadyNanoseconds();
+    const WaitCount waits;
+    const Signal output = host.play(input, {512});
+    CHECK(static_cast<double>(steadyNanoseconds() - startedAt) * 1e-9 > 0.29);
+    CHECK(waits.count() <= WaitCount::ofOneWait(300) + WaitCount::kUnasked);
     CHECK(isDelayed(output, input, host.plugin->getLatencySamples()));
     CHECK(host.plugin->telemetry().timedOut);
     host.plugin->acknowledgeErrors();
@@ -155,13 +76,13 @@ TEST_CASE("offline with an engine every block size gives the same bits, at mix 1
 {
     const std::string endpoint = freeEndpoint();
     FakeEngine engine(endpoint);
-    const std::vector<float> input = noise(100000);
+    const Signal input = noise(100000);
     for (const float mix : {1.0f, 0.0f})
         for (const auto& blocks : kBlockPatterns)
         {
-            Host host(true, endpoint.c_str());
-            host.plugin->lanes()[demon::lane::mix] = mix;
-            const std::vector<float> output = host.play(input, blocks);
+            Host host(true, endpoint);
+            host.plugin->lanes()[lane::mix] = mix;
+            const Signal output = host.play(input, blocks);
             CHECK(isDelayed(output, input, host.plugin->getLatencySamples(), mix == 1.0f ? -1.0f : 1.0f));
             CHECK(host.plugin->telemetry().lateFrames == 0);
         }
@@ -170,15 +91,15 @@ TEST_CASE("offline with an engine every block size gives the same bits, at mix 1
 TEST_CASE("state restores settings and lanes by id")
 {
     Host host(true);
-    demon::Settings settings = host.plugin->settings();
+    Settings settings = host.plugin->settings();
     settings.config.prompt = "gr\xc3\xbc\xc3\x9f \"<&>\"\nline two";
     settings.config.seed = 4294967295LL;
     settings.config.steps = 12;
     settings.config.solver = "sde";
-    settings.latePolicy = demon::LatePolicy::silence;
+    settings.latePolicy = LatePolicy::silence;
     settings.latencySeconds = 8.0;
     host.plugin->changeSettings(settings);
-    host.plugin->lanes()[demon::lane::guidance] = 7.25f;
+    host.plugin->lanes()[lane::guidance] = 7.25f;
     host.plugin->lanes().bypass() = true;
     juce::MemoryBlock saved;
     host.plugin->getStateInformation(saved);
@@ -187,7 +108,7 @@ TEST_CASE("state restores settings and lanes by id")
     other.plugin->setStateInformation(saved.getData(), static_cast<int>(saved.getSize()));
     CHECK(other.plugin->settings() == host.plugin->settings());
     CHECK(other.plugin->settings().config.prompt == settings.config.prompt);
-    CHECK(other.plugin->lanes()[demon::lane::guidance].get() == Approx(7.25f));
+    CHECK(other.plugin->lanes()[lane::guidance].get() == Approx(7.25f));
     CHECK(other.plugin->lanes().bypass().get());
     CHECK(other.plugin->getLatencySamples() == 8 * 48000);
 }
@@ -207,9 +128,9 @@ TEST_CASE("state tolerates what is unknown, missing, out of range or garbage")
     CHECK(host.plugin->settings().config.seed == 0);
     CHECK(host.plugin->settings().config.steps == 50);
     CHECK(host.plugin->settings().config.solver == "ode");
-    CHECK(host.plugin->lanes()[demon::lane::denoise].get() == 1.0f);
-    CHECK(host.plugin->lanes()[demon::lane::mix].get() == 1.0f);
-    const demon::Settings before = host.plugin->settings();
+    CHECK(host.plugin->lanes()[lane::denoise].get() == 1.0f);
+    CHECK(host.plugin->lanes()[lane::mix].get() == 1.0f);
+    const Settings before = host.plugin->settings();
     restore("<OTHER prompt=\"no\"/>");
     CHECK(host.plugin->settings() == before);
 }
@@ -217,7 +138,7 @@ TEST_CASE("state tolerates what is unknown, missing, out of range or garbage")
 TEST_CASE("a state that was cut short or damaged leaves valid settings")
 {
     Host host(true);
-    demon::Settings settings = host.plugin->settings();
+    Settings settings = host.plugin->settings();
     settings.config.prompt = "gr\xc3\xbc\xc3\x9f und strings";
     settings.config.seed = 12345;
     settings.config.steps = 12;
@@ -234,7 +155,7 @@ TEST_CASE("a state that was cut short or damaged leaves valid settings")
     constexpr std::size_t closingZero = 1; // may be missing
     for (std::size_t size = 0; size < whole.size() - closingZero; size += 1 + random() % 40)
         restore({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)});
-    CHECK(host.plugin->settings() == demon::Settings());
+    CHECK(host.plugin->settings() == Settings());
     for (int round = 0; round < 400; ++round)
     {
         std::vector<char> damaged = whole;
@@ -242,10 +163,10 @@ TEST_CASE("a state that was cut short or damaged leaves valid settings")
             damaged[random() % damaged.size()] ^= static_cast<char>(1u << (random() % 8));
         restore(damaged);
         REQUIRE(host.plugin->settings() == host.plugin->settings().sanitised());
-        for (std::size_t i = 0; i < demon::kLaneCount; ++i)
+        for (std::size_t i = 0; i < kLaneCount; ++i)
         {
             const float value = host.plugin->lanes()[i].get();
-            REQUIRE((value >= demon::kLanes[i].min && value <= demon::kLanes[i].max));
+            REQUIRE((value >= kLanes[i].min && value <= kLanes[i].max));
         }
     }
     restore(whole);
@@ -255,10 +176,10 @@ TEST_CASE("a state that was cut short or damaged leaves valid settings")
 TEST_CASE("the environment wins while it is set, and never gets into the saved state")
 {
     const std::string endpoint = freeEndpoint();
-    Host host(true, endpoint.c_str());
+    Host host(true, endpoint);
     CHECK(host.plugin->engineEndpoint() == endpoint);
-    CHECK(host.plugin->settings().endpoint == demon::Settings().endpoint);
-    demon::Settings settings = host.plugin->settings();
+    CHECK(host.plugin->settings().endpoint == Settings().endpoint);
+    Settings settings = host.plugin->settings();
     settings.endpoint = "tcp://127.0.0.1:1234";
     settings.timeoutSeconds = 7.0;
     host.plugin->changeSettings(settings);
@@ -289,7 +210,7 @@ TEST_CASE("what the user changes makes the project dirty, a restored state does 
     Host host(true);
     ChangeCounter counter;
     host.plugin->addListener(&counter);
-    demon::Settings settings = host.plugin->settings();
+    Settings settings = host.plugin->settings();
     host.plugin->changeSettings(settings);
     CHECK(counter.stateChanges == 0);
     settings.config.prompt = "strings";
@@ -334,7 +255,7 @@ TEST_CASE("every lane has a fader of its name, and the wheel scrolls the list")
 {
     Host host(true);
     const std::unique_ptr<juce::AudioProcessorEditor> editor(host.plugin->createEditor());
-    for (const demon::LaneInfo& info : demon::kLanes)
+    for (const LaneInfo& info : kLanes)
         CHECK_FALSE(fieldNamed<juce::Slider>(*editor, juce::String::fromUTF8(info.name)).isScrollWheelEnabled());
 }
 
@@ -363,7 +284,7 @@ TEST_CASE("reset may come from any thread, at any time")
     Host host(false);
     PluginProcessor fresh;
     fresh.reset(); // before it is prepared
-    const std::vector<float> input = noise(60000);
+    const Signal input = noise(60000);
     host.play(noise(10000), {512});
     host.plugin->reset();
     CHECK(isDelayed(host.play(input, {512}), input, host.plugin->getLatencySamples()));
@@ -373,15 +294,22 @@ TEST_CASE("a new latency while playing is taken over at the next block")
 {
     Host host(false);
     host.play(noise(10000), {512});
-    demon::Settings settings = host.plugin->settings();
+    Settings settings = host.plugin->settings();
     for (const double seconds : {0.2, 0.6, 0.8})
     {
         settings.latencySeconds = seconds;
         host.plugin->changeSettings(settings);
         CHECK(host.plugin->getLatencySamples() == static_cast<int>(seconds * 48000));
     }
-    const std::vector<float> input = noise(60000);
-    CHECK(isDelayed(host.play(input, {512}), input, host.plugin->getLatencySamples()));
+    const Signal input = noise(60000);
+    Signal output = host.play(input, {512});
+    const int latency = host.plugin->getLatencySamples();
+    for (int i = latency; i < latency + OutputTail::kFadeSamples; ++i) // fades in
+    {
+        CHECK(std::abs(output[static_cast<std::size_t>(i)]) <= std::abs(input[static_cast<std::size_t>(i - latency)]));
+        output[static_cast<std::size_t>(i)] = input[static_cast<std::size_t>(i - latency)];
+    }
+    CHECK(isDelayed(output, input, latency));
 }
 
 TEST_CASE("mono and stereo are accepted, but nothing is folded down")
@@ -413,9 +341,9 @@ TEST_CASE("a mono host gets its own signal back bit for bit, in blocks of any si
         layout.outputBuses.add(stereoOut ? juce::AudioChannelSet::stereo() : juce::AudioChannelSet::mono());
         REQUIRE(host.plugin->setBusesLayout(layout));
         host.prepare(48000.0);
-        const std::vector<float> input = noise(60000);
+        const Signal input = noise(60000);
         juce::MidiBuffer midi;
-        std::vector<float> left, right;
+        Signal left, right;
         for (std::size_t at = 0, block = 0; at < input.size(); ++block)
         {
             const int sizes[] = {64, 20000, 1, 777};

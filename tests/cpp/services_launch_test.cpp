@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <dlfcn.h>
 #include <fstream>
-#include <functional>
 #include <netinet/in.h>
 #include <string>
 #include <sys/socket.h>
@@ -15,6 +14,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "Eventually.h"
 #include "TemporaryFolder.h"
 #include "catch.h"
 #include "services/ChildProcess.h"
@@ -31,17 +31,6 @@ using Action = LaunchMachine::Action;
 namespace
 {
 constexpr std::int64_t kSecond = LaunchMachine::kSecond;
-
-bool eventually(const std::function<bool()>& condition, std::chrono::milliseconds limit = 30000ms)
-{
-    for (const auto until = std::chrono::steady_clock::now() + limit; std::chrono::steady_clock::now() < until;)
-    {
-        if (condition())
-            return true;
-        std::this_thread::sleep_for(5ms);
-    }
-    return false;
-}
 
 /// A socket of this machine that somebody may listen at.
 class Listener

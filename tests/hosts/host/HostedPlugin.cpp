@@ -43,13 +43,20 @@ juce::Optional<juce::AudioPlayHead::PositionInfo> Transport::getPosition() const
     return info;
 }
 
-Audio noise(int samples, unsigned seed)
+Audio noise(int samples, unsigned seed, int channels)
 {
     std::mt19937 random(seed);
     std::uniform_real_distribution<float> values(-0.5f, 0.5f);
-    Audio audio(2, samples);
-    for (int channel = 0; channel < 2; ++channel)
+    Audio audio(channels, samples);
+    for (int channel = 0; channel < channels; ++channel)
         std::generate_n(audio.getWritePointer(channel), samples, [&] { return values(random); });
+    return audio;
+}
+
+Audio silence(int samples, int channels)
+{
+    Audio audio(channels, samples);
+    audio.clear();
     return audio;
 }
 
@@ -108,6 +115,7 @@ void HostedPlugin::prepare(double rate, int longestBlock, bool offline)
 Audio HostedPlugin::play(const Audio& input, const Blocks& blocks, const std::function<void()>& between)
 {
     Audio output(input.getNumChannels(), input.getNumSamples());
+    played.clear();
     for (int at = 0, k = 0; at < input.getNumSamples(); ++k)
     {
         int size = std::min(blocks[static_cast<std::size_t>(k) % blocks.size()], input.getNumSamples() - at);
@@ -119,6 +127,8 @@ Audio HostedPlugin::play(const Audio& input, const Blocks& blocks, const std::fu
         for (int channel = 0; channel < output.getNumChannels(); ++channel)
             output.copyFrom(channel, at, block, channel, 0, size);
         at += size;
+        for (int i = 0; i < size; ++i)
+            played.push_back(transport.playing ? transport.sample + i : kNowhere);
         transport.sample += transport.playing ? size : 0;
         if (loops && transport.sample == transport.loopEnd)
             transport.sample = transport.loopStart;
@@ -133,6 +143,29 @@ void HostedPlugin::process(Audio& block)
         throw std::logic_error("the host breaks its word: a block is longer than the longest it announced");
     midi.clear();
     instance->processBlock(block, midi);
+}
+
+juce::MemoryBlock HostedPlugin::save() const
+{
+    juce::MemoryBlock state;
+    instance->getStateInformation(state);
+    return state;
+}
+
+void HostedPlugin::restore(const juce::MemoryBlock& state)
+{
+    instance->setStateInformation(state.getData(), static_cast<int>(state.getSize()));
+}
+
+void HostedPlugin::useChannels(const juce::AudioChannelSet& channels)
+{
+    instance->releaseResources();
+    juce::AudioProcessor::BusesLayout layout;
+    layout.inputBuses.add(channels);
+    layout.outputBuses.add(channels);
+    if (!instance->setBusesLayout(layout))
+        throw std::runtime_error("the layout is refused");
+    prepare(instance->getSampleRate(), instance->getBlockSize(), instance->isNonRealtime());
 }
 
 juce::AudioProcessorParameter& HostedPlugin::parameter(const juce::String& name) const

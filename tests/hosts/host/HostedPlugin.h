@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <juce_audio_processors/juce_audio_processors.h>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,10 +22,11 @@ struct Transport : juce::AudioPlayHead
     juce::Optional<PositionInfo> getPosition() const override;
 };
 
-/// Two channels of audio, as long as each other.
+/// Channels of audio, as long as each other.
 using Audio = juce::AudioBuffer<float>;
 
-Audio noise(int samples, unsigned seed = 3); ///< evenly distributed, from -0.5 to 0.5
+Audio noise(int samples, unsigned seed = 3, int channels = 2); ///< evenly distributed, from -0.5 to 0.5
+Audio silence(int samples, int channels = 2);
 Audio part(const Audio& audio, int first, int count);
 bool isFinite(const Audio& audio);
 
@@ -56,6 +58,16 @@ public:
     void process(Audio& block);
 
     int latency() const { return instance->getLatencySamples(); }
+    /// Where each sample of the last play() lay on the timeline; kNowhere while the transport stood.
+    const std::vector<juce::int64>& places() const { return played; }
+    static constexpr juce::int64 kNowhere = std::numeric_limits<juce::int64>::min();
+
+    juce::MemoryBlock save() const;
+    void restore(const juce::MemoryBlock& state);
+
+    /// The host's thread rests.
+    void useChannels(const juce::AudioChannelSet& channels);
+
     juce::AudioProcessorParameter& parameter(const juce::String& name) const; ///< throws when there is none
 
     /// The parameters that the plugin offers for automation. Others are no controls: JUCE's VST3 has one for every MIDI
@@ -68,6 +80,7 @@ public:
 
 private:
     juce::MidiBuffer midi;
+    std::vector<juce::int64> played;
 };
 
 /// Lets JUCE's messages pass: what a DAW's main thread does all the time.

@@ -16,12 +16,39 @@ namespace host
 {
 constexpr const char* kNobody = "tcp://127.0.0.1:9";
 
-/// Where instances made from now on look for the engine, and the latency they start with.
-inline void useEngine(const std::string& endpoint, const char* latencySeconds = "1")
+enum class Mode
+{
+    stream,
+    loop ///< captures the first run over the timeline
+};
+
+/// Where instances made from now on look for the engine, and the latency and the mode that they start with.
+inline void useEngine(const std::string& endpoint, const char* latencySeconds = "1", Mode mode = Mode::stream)
 {
     setenv("DEMON_ENDPOINT", endpoint.c_str(), 1);
     setenv("DEMON_LATENCY_S", latencySeconds, 1);
     setenv("DEMON_TIMEOUT_S", "10", 1);
+    setenv("DEMON_MODE", mode == Mode::loop ? "loop" : "stream", 1);
+    setenv("DEMON_CAPTURE", mode == Mode::loop ? "1" : "", 1); // empty is unset
+}
+
+/// Lets messages pass until `condition` holds, as a DAW's main thread does; false when it still does not after 30 s.
+template <class Condition> bool passMessagesUntil(const Condition& condition)
+{
+    for (const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30); !condition();)
+    {
+        if (std::chrono::steady_clock::now() > until)
+            return false;
+        passMessages(5);
+    }
+    return true;
+}
+
+/// So many instances have found the engine, and have not been told since to look for it again.
+inline bool hasBeenFound(const FakeEngine& engine, int instances = 1)
+{
+    int settled = 0;
+    return passMessagesUntil([&] { return (settled = engine.found == instances ? settled + 1 : 0) > 10; });
 }
 
 /// The first sample at which `output` is not `factor` times the `input` of `latency` samples ago, silence before it; -1

@@ -52,15 +52,14 @@ TEST_CASE("the editor takes a size within its limits, and any state while it is 
     useEngine(kNobody, "0.2");
     HostedPlugin plugin;
     plugin.play(noise(512), {512});
-    juce::MemoryBlock state;
-    plugin.instance->getStateInformation(state);
+    const juce::MemoryBlock state = plugin.save();
     Window window(plugin);
     passMessages(200);
     for (const auto& [width, height] : {std::pair{400, 300}, {1600, 1200}, {800, 600}, {10, 10}})
     {
         if (window.editor->isResizable())
             window.editor->setSize(width, height);
-        plugin.instance->setStateInformation(state.getData(), static_cast<int>(state.getSize()));
+        plugin.restore(state);
         for (juce::AudioProcessorParameter* each : plugin.parameters())
             each->setValue(static_cast<float>(width % 7) / 7.0f);
         passMessages(100);

@@ -136,7 +136,7 @@ TEST_CASE("a flood of automation, every parameter in every block of 64, stalls n
     FakeEngine engine(freeEndpoint());
     useEngine(engine.address(), "1");
     HostedPlugin plugin(48000.0, 64);
-    passMessages(500); // the engine has been found before the user presses play
+    REQUIRE(hasBeenFound(engine)); // before the user presses play
     const Audio input = noise(4 * 48000);
     std::mt19937 random(7);
     std::uniform_real_distribution<float> values(0.0f, 1.0f);

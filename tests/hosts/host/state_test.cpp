@@ -33,18 +33,6 @@ void checkSame(const std::vector<float>& left, const std::vector<float>& right)
         CHECK(left[i] == Approx(right[i]).margin(1e-5));
     }
 }
-
-juce::MemoryBlock save(HostedPlugin& plugin)
-{
-    juce::MemoryBlock state;
-    plugin.instance->getStateInformation(state);
-    return state;
-}
-
-void restore(HostedPlugin& plugin, const juce::MemoryBlock& state)
-{
-    plugin.instance->setStateInformation(state.getData(), static_cast<int>(state.getSize()));
-}
 } // namespace
 
 TEST_CASE("a saved state opens in another instance", "[plugin]")
@@ -57,9 +45,9 @@ TEST_CASE("a saved state opens in another instance", "[plugin]")
         plugin.play(noise(512), {512}); // hosts hand values over with a block
         passMessages(50);
         const std::vector<float> values = valuesOf(plugin);
-        const juce::MemoryBlock state = save(plugin);
+        const juce::MemoryBlock state = plugin.save();
         HostedPlugin other;
-        restore(other, state);
+        other.restore(state);
         passMessages(50);
         checkSame(valuesOf(other), values);
         CHECK(other.latency() == plugin.latency());
@@ -72,10 +60,10 @@ TEST_CASE("restoring twice is restoring once", "[plugin]")
     HostedPlugin plugin;
     randomise(plugin, 9);
     plugin.play(noise(512), {512});
-    const juce::MemoryBlock state = save(plugin);
-    restore(plugin, state);
-    restore(plugin, state);
-    CHECK(save(plugin) == state);
+    const juce::MemoryBlock state = plugin.save();
+    plugin.restore(state);
+    plugin.restore(state);
+    CHECK(plugin.save() == state);
 }
 
 TEST_CASE("bytes that are no state do no harm", "[plugin]")
@@ -83,7 +71,7 @@ TEST_CASE("bytes that are no state do no harm", "[plugin]")
     useEngine(kNobody);
     HostedPlugin plugin;
     plugin.play(noise(512), {512});
-    const juce::MemoryBlock whole = save(plugin);
+    const juce::MemoryBlock whole = plugin.save();
     std::mt19937 random(11);
     for (int round = 0; round < 200; ++round)
     {
@@ -91,10 +79,10 @@ TEST_CASE("bytes that are no state do no harm", "[plugin]")
         damaged.setSize(static_cast<std::size_t>(random() % (whole.getSize() + 1)));
         for (int flips = 0; flips < 3 && damaged.getSize() > 0; ++flips)
             damaged[random() % damaged.getSize()] = static_cast<char>(random() % 256);
-        restore(plugin, damaged);
+        plugin.restore(damaged);
     }
     CHECK(isFinite(plugin.play(noise(4096), {512})));
-    restore(plugin, whole);
+    plugin.restore(whole);
     CHECK(isFinite(plugin.play(noise(4096), {512})));
 }
 
@@ -104,10 +92,10 @@ TEST_CASE("another thread saves and restores while it plays", "[plugin]")
     HostedPlugin plugin;
     randomise(plugin, 1);
     plugin.play(noise(512), {512});
-    const juce::MemoryBlock first = save(plugin);
+    const juce::MemoryBlock first = plugin.save();
     randomise(plugin, 2);
     plugin.play(noise(512), {512});
-    const juce::MemoryBlock second = save(plugin);
+    const juce::MemoryBlock second = plugin.save();
     Player player(plugin, 128, 2.0);
     constexpr int kRounds = 200;
     std::atomic<int> rounds{0}, saved{0};
@@ -116,8 +104,8 @@ TEST_CASE("another thread saves and restores while it plays", "[plugin]")
         {
             for (; rounds < kRounds; ++rounds)
             {
-                restore(plugin, rounds % 2 == 0 ? first : second);
-                saved += save(plugin).getSize() > 0 ? 1 : 0;
+                plugin.restore(rounds % 2 == 0 ? first : second);
+                saved += plugin.save().getSize() > 0 ? 1 : 0;
                 std::this_thread::sleep_for(std::chrono::milliseconds(3));
             }
         });
@@ -134,11 +122,11 @@ TEST_CASE("a state with another latency is announced and taken over", "[engine]"
 {
     useEngine(kNobody, "0.4");
     HostedPlugin shorter;
-    const juce::MemoryBlock state = save(shorter);
+    const juce::MemoryBlock state = shorter.save();
     useEngine(kNobody, "2");
     HostedPlugin plugin;
     CHECK(plugin.latency() == 96000);
-    restore(plugin, state);
+    plugin.restore(state);
     passMessages(200);
     CHECK(plugin.latency() == 19200);
     const Audio input = noise(96000);
