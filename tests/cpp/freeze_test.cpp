@@ -194,12 +194,12 @@ TEST_CASE("takes are frozen into the project's folder, and found again where the
     Host host(true, frozen.engine.address());
     host.restore(saved);
     host.plugin->frozen().settle();
-    CHECK(host.problemCode() == "E_FROZEN_MISSING");
+    CHECK(host.problemOfFrozen() == "E_FROZEN_MISSING");
     RenderBinding reopened(*host.plugin);
     CHECK(reopened.view().folder == juce::File(before.string())); // the project remembers
     reopened.setFolder(juce::File(after.string()));
     host.plugin->frozen().settle();
-    CHECK(host.problemCode().empty());
+    CHECK(host.problemOfFrozen().empty());
     CHECK((host.play(frozen.input) == frozen.output));
 
     Host again(true, frozen.engine.address());

@@ -276,3 +276,50 @@ TEST_CASE("to acknowledge clears the problems of files that became neither clip 
     CHECK(problems() == 0);
     CHECK_FALSE(plugin.problem().has_value());
 }
+
+TEST_CASE("what is drawn over a clip is heard, and what is undone or erased is the host's record again, in the project "
+          "that is opened again too")
+{
+    Looping looping(true);
+    auto host = std::move(looping.host);
+    const float recorded = host->plugin->lanes()[lane::denoise];
+    const auto heard = [&] // by frame of the clip
+    {
+        host->locate(0);
+        host->play(kQuiet); // the audio thread takes what was drawn
+        std::vector<float> values;
+        const ClipSource clip = host->plugin->clip().clip();
+        for (std::int64_t frame = 0; frame < clip.lanes->frames(); ++frame)
+            values.push_back(clip.lanes->at(wireColumnOf(lane::denoise), clip.lanes->firstFrame() + frame));
+        return values;
+    };
+    std::vector<float> expected(kClip / kFrame, recorded);
+    CHECK(heard() == expected);
+    const auto draw = [&](std::size_t first, std::size_t end, float value)
+    {
+        host->plugin->editing().drawn.draw(lane::denoise, static_cast<std::int64_t>(first),
+                                           std::vector<float>(end - first, value));
+    };
+    const auto expect = [&](std::size_t first, std::size_t end, float value)
+    {
+        std::fill(expected.begin() + static_cast<std::ptrdiff_t>(first),
+                  expected.begin() + static_cast<std::ptrdiff_t>(end), value);
+        return eventually([&] { return heard() == expected; });
+    };
+    draw(5, 15, 0.25f);
+    CHECK(expect(5, 15, 0.25f));
+    draw(10, 20, 0.75f);
+    CHECK(expect(10, 20, 0.75f));
+    host->plugin->editing().history.undo();
+    expected.assign(expected.size(), recorded);
+    CHECK(expect(5, 15, 0.25f));
+
+    const juce::MemoryBlock saved = host->save();
+    host = std::make_unique<Host>(true, looping.engine.address());
+    host->restore(saved);
+    CHECK(eventually([&] { return heard() == expected; }));
+    host->plugin->editing().drawn.erase(lane::denoise, 0, 10);
+    CHECK(expect(0, 10, recorded));
+    host->plugin->editing().drawn.erase(lane::denoise, 10, 40);
+    CHECK(expect(10, 15, recorded));
+}
