@@ -15,7 +15,7 @@ from rich.console import Console
 
 from engine_server.diffusion.parameters import PARAMETERS
 from engine_server.tracks.curves import build_table
-from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.lanes import ACTED_LANES, CLIP_LANES
 from shared_protocol.errors import DemonError
 
 pytest.importorskip("mido", reason="needs the packages for training")
@@ -210,11 +210,11 @@ def test_held_out_pieces_by_another_plan_are_rendered_again(monkeypatch, tmp_pat
 
 def test_every_lane_that_the_engine_acts_on_is_probed_within_its_range():
     probes = lane_probes()
-    assert [probe.lane for probe in probes] == list(ACTED_LANES)
+    assert [probe.lane for probe in probes] == list(CLIP_LANES)
     for probe in probes:
         assert probe.settings
         for value in probe.settings:
-            build_table({**probe.companions, probe.lane: value}, 10)  # raises outside the range
+            build_table({**probe.companions, probe.lane: value}, 10, CLIP_LANES)  # raises outside the range
 
 
 def test_every_parameter_of_the_sampler_is_a_lane_or_probed_or_explained():

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.session import Session
-from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.lanes import CLIP_LANES
 from engine_server.types import Conditioning, PreparedSource
 from shared_protocol.lanes import load_lanes
 
@@ -18,6 +18,7 @@ GUIDED = {"guidance": 3.0}
 CORRECTED = {"dcw_scaler": 0.3, "dcw_high_scaler": 0.3}
 EXTREMES: Mapping[str, tuple[float, ...]] = {
     "velocity_scale": (0.5, 1.5),
+    "feedback_depth": (2.0,),
     "guidance": (0.0, 4.0),
     "shift": (1.0, 6.0),
 }
@@ -25,6 +26,7 @@ EXTREMES: Mapping[str, tuple[float, ...]] = {
 COMPANIONS: Mapping[str, Mapping[str, float]] = {
     "apg_momentum": GUIDED,
     "cfg_rescale": GUIDED,
+    "feedback_depth": {"feedback": 1.0},
     "x0_target_gate": {"x0_target": 1.0},
     "dcw_mult_blend": CORRECTED,
     "dcw_mag_phase": CORRECTED,
@@ -39,6 +41,7 @@ class Needs(StrEnum):
     NOTHING = ""
     TIMBRE = "another piece's timbre"
     LORAS = "the engine's LoRAs"
+    LOOP = "Loop"
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class LaneProbe:
 
 
 def lane_probes() -> list[LaneProbe]:
-    """One for every lane that the engine acts on: the ends of its range, or `EXTREMES`, without its default."""
+    """One for every lane that the engine acts on, in Loop at least: the ends of its range, or `EXTREMES`, without its default."""
     rows = load_lanes()
     probes = []
-    for lane in ACTED_LANES:
+    for lane in CLIP_LANES:
         row = rows[lane]
         wanted = EXTREMES.get(lane, (row.minimum, row.maximum))
         settings = tuple(value for value in wanted if value != row.default)
@@ -66,6 +69,8 @@ def lane_probes() -> list[LaneProbe]:
 def _needs_of(lane: str) -> Needs:
     if lane == "timbre":
         return Needs.TIMBRE
+    if lane.startswith("feedback"):
+        return Needs.LOOP
     return Needs.LORAS if lane.startswith("lora_") else Needs.NOTHING
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
-from engine_server.tracks.lanes import ACTED_LANES
+from engine_server.tracks.lanes import ACTED_LANES, CLIP_LANES
 from engine_server.tracks.references import reference_hash
 from engine_server.tracks.render import render
+from engine_server.tracks.render_clip import render_clip
 from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import LORA_SLOTS, make_config
 from shared_protocol.timebase import frames_to_cover
@@ -26,6 +27,8 @@ from training.evaluation.subject import Subject
 SECONDS = 6.0
 DENOISE = 0.6
 """Of the parameters' calls; the lane's own default."""
+FEEDBACK_ROUNDS = 4
+"""Of a clip; without feedback one is enough."""
 HEARD_NAT = 0.02
 """A change of the log-mel spectrum from which on it counts as heard."""
 COLUMNS = ("what", "setting", "with", "log-mel distance, nat", "most telling", "default", "there")
@@ -44,7 +47,7 @@ def measure(subject: Subject) -> Iterator[Figure | Listing]:
     silent = [probe.lane for probe in probes if probe.lane not in heard]
     note = f"at least {HEARD_NAT:g} nat" + (f"; not {', '.join(silent)}" if silent else "")
     yield share("lanes that are heard", len(heard), len(probes), note)
-    others = [lane for lane in load_lanes() if lane not in ACTED_LANES]
+    others = [lane for lane in load_lanes() if lane not in CLIP_LANES]
     yield Listing("lanes", COLUMNS, rows, f"the engine does not act on {', '.join(others)}")
     rows = _parameter_rows(subject, audio, prompt, take[2].words[0])
     heard = {row[0] for row in rows if row[3] >= HEARD_NAT}
@@ -70,11 +73,13 @@ def _lane_rows(subject: Subject, audio: Tensor, prompt: str, probes: list[LanePr
             steps=0,
             solver="ode",
             timbre=reference_hash(other, SAMPLE_RATE) if is_timbre else "",
+            feedback_rounds=FEEDBACK_ROUNDS,
             loras=[loras[slot % len(loras)] for slot in range(LORA_SLOTS)] if is_lora and loras else (),
         )
         references = [(other, SAMPLE_RATE)] if is_timbre else []
-        curves = build_table(lanes, frames)
-        return torch.from_numpy(render(engine, source, SAMPLE_RATE, curves, config, references=references))
+        make, acted = (render_clip, CLIP_LANES) if probe.needs is Needs.LOOP else (render, ACTED_LANES)
+        curves = build_table(lanes, frames, acted)
+        return torch.from_numpy(make(engine, source, SAMPLE_RATE, curves, config, references=references))
 
     plain: dict[str, Tensor] = {}
     rows = []
