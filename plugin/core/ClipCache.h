@@ -103,14 +103,16 @@ public:
         }
     }
 
-    /// Gives at most `most` buffers back, in the order of frames; true when none is left.
+    /// Gives at most `most` buffers back, in the order of frames; true when none is left. Then it costs nothing to ask
+    /// again: a cache may have room for an hour.
     bool giveBack(std::size_t most, SpentBuffers& spent) noexcept
     {
+        if (!hasAny)
+            return true;
         for (; nextToGive < entries.size(); ++nextToGive)
             for (Buffer* buffer : {&entries[nextToGive].newest, &entries[nextToGive].before})
                 if (!buffer->audio.empty() && (most-- == 0 || !spent.give(buffer->audio)))
                     return false;
-        nextToGive = 0;
         return true;
     }
 

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Writes a picture of the editor in every state:  demon_editor_pictures FOLDER
+// Or times how long one takes:                    demon_editor_pictures --time ROUNDS
+#include <chrono>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
+#include <vector>
 
 #include "Showcase.h"
 
@@ -149,31 +154,79 @@ const Picture kPictures[] = {
     {"large", loopDrawn, false, 1.0f, 1720, 1080},
 };
 
-bool write(const Picture& picture, const juce::File& folder)
+/// The editor as the picture has it. The view belongs to the showcase's models: keep both.
+struct Drawn
 {
     Showcase showcase;
-    picture.arrange(showcase);
-    EditorView view(showcase.models(), UserPreferences(juce::File()));
-    view.setLight(picture.light);
-    view.setSize(picture.width, picture.height);
-    for (int i = 0; i < 3; ++i)
-        view.refreshAll();
-    const juce::Image image = view.createComponentSnapshot(view.getLocalBounds(), true, picture.scale);
+    EditorView view{showcase.models(), UserPreferences(juce::File())};
+
+    explicit Drawn(const Picture& picture)
+    {
+        picture.arrange(showcase);
+        view.setLight(picture.light);
+        view.setSize(picture.width, picture.height);
+        for (int i = 0; i < 3; ++i)
+            view.refreshAll();
+    }
+};
+
+bool write(const Picture& picture, const juce::File& folder)
+{
+    Drawn drawn(picture);
+    const juce::Image image = drawn.view.createComponentSnapshot(drawn.view.getLocalBounds(), true, picture.scale);
     const juce::File file = folder.getChildFile(juce::String(picture.name) + ".png");
     file.deleteFile();
     juce::FileOutputStream stream(file);
     return stream.openedOk() && juce::PNGImageFormat().writeImageToStream(image, stream);
 }
+
+/// A component of one colour: what a picture of that size costs by itself.
+struct Plain : juce::Component
+{
+    void paint(juce::Graphics& g) override { g.fillAll(juce::Colours::grey); }
+};
+
+/// Seconds of every round to paint the whole editor while it plays, and a plain component of its size: one line of
+/// JSON, as demon_host_bench prints it.
+void timePaint(int rounds)
+{
+    const Picture picture{"playing", playing};
+    Drawn drawn(picture);
+    Plain plain;
+    plain.setSize(picture.width, picture.height);
+    const auto paint = [](juce::Component& component)
+    {
+        const auto begun = std::chrono::steady_clock::now();
+        (void)component.createComponentSnapshot(component.getLocalBounds());
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count();
+    };
+    juce::StringArray painted, filled;
+    for (int round = -1; round < rounds; ++round) // the first fills caches of glyphs, and does not count
+    {
+        const double editor = paint(drawn.view), fill = paint(plain);
+        if (round < 0)
+            continue;
+        painted.add(juce::String(editor, 9));
+        filled.add(juce::String(fill, 9));
+    }
+    std::printf("[[%s], [%s]]\n", painted.joinIntoString(", ").toRawUTF8(), filled.joinIntoString(", ").toRawUTF8());
+}
 } // namespace
 
 int main(int argc, char** argv)
 {
-    if (argc != 2)
+    const bool isTimed = argc == 3 && std::strcmp(argv[1], "--time") == 0;
+    if (argc != 2 && !isTimed)
     {
-        std::fprintf(stderr, "usage: %s FOLDER\n", argv[0]);
+        std::fprintf(stderr, "usage: %s FOLDER | --time ROUNDS\n", argv[0]);
         return 2;
     }
     const juce::ScopedJuceInitialiser_GUI juceRuntime;
+    if (isTimed)
+    {
+        timePaint(std::atoi(argv[2]));
+        return 0;
+    }
     const juce::File folder = juce::File::getCurrentWorkingDirectory().getChildFile(argv[1]);
     folder.createDirectory();
     for (const Picture& picture : kPictures)

@@ -2,6 +2,7 @@
 // Lanes of a clip: what the host plays, what the user draws, and the copy that the link keeps.
 #include <thread>
 
+#include "Eventually.h"
 #include "LoopRig.h"
 
 using namespace demon;
@@ -393,11 +394,12 @@ TEST_CASE("the copy follows while both threads run")
             rig.locate(0);
     }
     rig.transport.playing = false;
-    for (int pass = 0; pass < 20; ++pass)
-    {
-        rig.block(Signal(32, 0.0f));
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
+    CHECK(eventually(
+        [&]
+        {
+            rig.block(Signal(32, 0.0f));
+            return !clip->memory.hasWaiting();
+        }));
     stops = true;
     link.join();
     rig.serve();

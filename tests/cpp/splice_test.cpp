@@ -159,6 +159,11 @@ TEST_CASE("the cache ignores what lies outside, and gives everything back on req
     CHECK_FALSE(rig.cache.giveBack(29, rig.spent));
     CHECK(rig.cache.giveBack(29, rig.spent));
     CHECK_FALSE(rig.cache.at(59));
+    CHECK(rig.cache.giveBack(0, rig.spent));
+    rig.put(12, 2);
+    CHECK_FALSE(rig.cache.giveBack(0, rig.spent)); // what comes later is given back too
+    CHECK(rig.cache.giveBack(1, rig.spent));
+    CHECK_FALSE(rig.cache.at(12));
 }
 
 TEST_CASE("spent buffers that find no room stay where they are")

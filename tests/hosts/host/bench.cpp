@@ -2,7 +2,9 @@
 // Times a plugin in a host: demon_host_bench blocks|load|memory|editor [options] BUNDLE..., and prints one line of
 // JSON. Bundles are measured in turn, so that a busy machine disturbs all alike; the result has one entry for each.
 //
-//   blocks   thread CPU nanoseconds of every block; --size 64, --seconds 10, --automation 1 moves every parameter
+//   blocks   thread CPU nanoseconds of every block; --size 64, --seconds 10, --automation 1 moves every parameter;
+//            --loop 2 makes the transport loop over so many seconds (2 at most, in whole blocks): a plugin in mode Loop
+//            captures them first, with feedback, so that an engine makes takes without end; --wet 1 waits for the first
 //   load     wall seconds from the file to the first block; --rounds 10
 //   memory   bytes that an instance adds to the process, from the second on; --instances 8
 //   editor   CPU seconds of the process per second of playing; --shown 1, --rounds 5, --automation 0 (needs a display)
@@ -54,6 +56,39 @@ double residentBytes()
     return resident * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
 
+void advance(Transport& transport, int samples)
+{
+    transport.sample += samples;
+    if (transport.sample == transport.loopEnd)
+        transport.sample = transport.loopStart;
+}
+
+/// Once through the host's loop.
+void captureLoop(HostedPlugin& plugin, double seconds)
+{
+    plugin.transport.loopEnd = static_cast<juce::int64>(seconds * 48000.0);
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
+        if (each->getName(128) == "Feedback")
+            each->setValue(0.5f);
+    plugin.play(noise(static_cast<int>(plugin.transport.loopEnd)), {plugin.instance->getBlockSize()});
+}
+
+/// Plays until what comes out is not what goes in.
+void awaitTake(HostedPlugin& plugin)
+{
+    const Audio input = noise(plugin.instance->getBlockSize());
+    for (const double until = now(CLOCK_MONOTONIC) + 60e9; now(CLOCK_MONOTONIC) < until; passMessages(1))
+        for (int block = 0; block < 100; ++block)
+        {
+            Audio output(input);
+            plugin.process(output);
+            advance(plugin.transport, input.getNumSamples());
+            if (output.getSample(0, 0) != input.getSample(0, 0))
+                return;
+        }
+    throw std::runtime_error("no take is to be heard");
+}
+
 Series timeBlocks(const Options& options)
 {
     const int size = static_cast<int>(options.number("size", 64));
@@ -62,6 +97,11 @@ Series timeBlocks(const Options& options)
     for (const std::string& bundle : options.bundles)
         plugins.push_back(std::make_unique<HostedPlugin>(48000.0, size, false, bundle));
     passMessages(1000); // the engine, if there is one, has been found
+    if (const double seconds = options.number("loop", 0); seconds > 0)
+        for (const auto& plugin : plugins)
+            captureLoop(*plugin, seconds);
+    if (options.number("wet", 0) > 0)
+        awaitTake(*plugins.front());
     std::mt19937 random(1);
     std::uniform_real_distribution<float> values(0.0f, 1.0f);
     const Audio input = noise(size);
@@ -79,7 +119,7 @@ Series timeBlocks(const Options& options)
             const double before = now(CLOCK_THREAD_CPUTIME_ID);
             plugins[k]->process(block);
             series[k].push_back(now(CLOCK_THREAD_CPUTIME_ID) - before);
-            plugins[k]->transport.sample += size;
+            advance(plugins[k]->transport, size);
         }
         const double due = startedAt + (round + 1) * (size / 48000.0) * 1e9 - now(CLOCK_MONOTONIC);
         if (due > 0.0)
@@ -112,8 +152,11 @@ Series weighInstances(const Options& options)
         for (int instance = 0; instance < static_cast<int>(options.number("instances", 8)); ++instance)
         {
             plugins.push_back(std::make_unique<HostedPlugin>(48000.0, 512, false, options.bundles[k]));
-            plugins.back()->play(noise(7 * 48000), {512}); // past the latency: all memory has been touched
-            passMessages(100);
+            for (int second = 0; second < 7; ++second) // past the latency: all memory has been touched
+            {
+                plugins.back()->play(noise(48000), {512});
+                passMessages(20); // what is captured must not come faster than it is taken
+            }
             const double resident = residentBytes();
             if (instance > 0)
                 series[k].push_back(resident - before);
