@@ -49,10 +49,29 @@ FILE_COLUMNS = 170
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
 
 
+class _CtrlC:
+    """Ctrl-C that does not get lost: a KeyboardInterrupt that meets the import of a library may be swallowed there."""
+
+    came = False
+
+    def take(self, *_: object) -> None:
+        self.came = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise what was swallowed."""
+        if self.came:
+            raise KeyboardInterrupt
+
+
+ctrl_c = _CtrlC()
+
+
 class _Commands(TyperGroup):
     """Known errors become one line and an exit status, Ctrl-C ends cleanly."""
 
     def invoke(self, ctx: Any) -> object:
+        before = signal.signal(signal.SIGINT, ctrl_c.take)
         try:
             return super().invoke(ctx)
         except DemonError as error:
@@ -61,6 +80,8 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt as stop:
             console.print("interrupted; nothing was written")
             raise typer.Exit(EXIT_INTERRUPTED) from stop
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -236,7 +257,9 @@ def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
         for folder in loras:
             if not folder.is_dir():
                 raise DemonError("E_LORA_FILE", f"there is no folder {folder}")
-        return Engine(load_checkpoint(model, device="cpu"), depth=depth, loras=[user_folder(), *loras])
+        engine = Engine(load_checkpoint(model, device="cpu"), depth=depth, loras=[user_folder(), *loras])
+        ctrl_c.check()
+        return engine
 
 
 if __name__ == "__main__":
