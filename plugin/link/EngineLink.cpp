@@ -260,10 +260,12 @@ void EngineLink::publishSigns(const TrackClient& client)
 void EngineLink::publish(const TrackClient& client)
 {
     const std::int64_t now = steadyNanoseconds();
-    if (now - publishedAt < kPublishInterval)
+    const std::lock_guard lock(mutex);
+    // A new clip at once: whoever hears it may want another player to have it.
+    const bool hasNewClip = !nextPlayer && client.clip().epoch != publishedClip.epoch;
+    if (now - publishedAt < kPublishInterval && !hasNewClip)
         return;
     publishedAt = now;
-    const std::lock_guard lock(mutex);
     published = client.status();
     if (errorAcknowledged)
         published.errorCode.clear();

@@ -97,6 +97,21 @@ TEST_CASE("a captured clip is played as the engine makes it")
     }
 }
 
+TEST_CASE("a clip that sounds is known, so that another player can have it")
+{
+    FakeEngine engine(freeEndpoint());
+    for (int round = 0; round < 10; ++round)
+    {
+        Track track(engine.address(), false);
+        const Signal input = loop_rig::noise(kClip, 1);
+        track.capture(input);
+        REQUIRE(eventually([&] { return track.play(kQuiet).front() == -input.front(); }));
+        const ClipSource clip = track.link.clip();
+        REQUIRE(clip.source != nullptr);
+        CHECK(clip.source->audio.front() == input.front());
+    }
+}
+
 TEST_CASE("a turned lane is an edit, which the engine takes and answers by a further take")
 {
     FakeEngine engine(freeEndpoint());
