@@ -24,6 +24,16 @@ sys.path.insert(0, str(HERE / "python"))
 sys.path.insert(0, str(HERE / "hosts"))
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Bits depend on the number of threads, and some commands set it for their process, which here is everybody's."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Folder of a tiny checkpoint with random weights."""

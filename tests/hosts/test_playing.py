@@ -43,14 +43,19 @@ def play(music, tmp_path, *, endpoint, block, paced, seconds, script="", offline
 
 @pytest.mark.parametrize("block", [480, 512])
 def test_played_in_real_time_it_sounds_as_bounced(server, reference, music, tmp_path, block):
-    """The very bits: nothing was late, and nothing else differs."""
-    seconds = 12.0
-    out, _ = play(music, tmp_path, endpoint=server.endpoint, block=block, paced=True, seconds=seconds)
-    played = out[:, LATENCY:]
-    heard = reference(music, denoise=0.6)
-    compared = min(played.shape[1], heard.shape[1])
-    assert compared > 5 * RATE
-    assert np.array_equal(played[:, :compared], heard[:, :compared])
+    """The very bits, wherever the engine was in time: a busy machine may be late now and then, and says where."""
+    out, _ = play(music, tmp_path, endpoint=server.endpoint, block=block, paced=True, seconds=12.0)
+    blocks = [line for line in read_probe(tmp_path / "probe.jsonl") if line["playing"]]
+    assert len(blocks) * block == out.shape[1]
+    late = np.array([line["late"] > 0 for line in blocks])
+    late |= np.roll(late, 1)  # the crossfade back lies in the block after
+    in_time = np.repeat(~late, block)
+    expected = np.zeros_like(out)
+    heard = reference(music, denoise=0.6)[:, : out.shape[1] - LATENCY]
+    expected[:, LATENCY : LATENCY + heard.shape[1]] = heard
+    in_time[LATENCY + heard.shape[1] :] = False  # after the music
+    assert in_time[LATENCY:].sum() > RATE
+    assert np.array_equal(out[:, in_time], expected[:, in_time])
 
 
 def test_without_an_engine_blocks_never_wait_and_the_dry_signal_passes(music, tmp_path):
