@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// A plugin that does nothing, in the same wrapper as ours: what every plugin costs in the same host.
+// A plugin that does nothing, in the same wrapper as ours: what every plugin costs in the same host. It takes MIDI as ours
+// does, for which JUCE gives it 2080 hidden parameters that a host looks through in every block.
 #include <juce_audio_processors/juce_audio_processors.h>
 
 namespace
@@ -23,7 +24,7 @@ public:
     juce::AudioProcessorEditor* createEditor() override { return nullptr; }
     bool hasEditor() const override { return false; }
     const juce::String getName() const override { return "Empty"; }
-    bool acceptsMidi() const override { return false; }
+    bool acceptsMidi() const override { return true; }
     bool producesMidi() const override { return false; }
     int getNumPrograms() override { return 1; }
     int getCurrentProgram() override { return 0; }
