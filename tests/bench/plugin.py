@@ -75,9 +75,9 @@ def build() -> None:
 
 
 @contextmanager
-def engine() -> Iterator[str]:
-    """The address of a server of the small checkpoint."""
-    command = [sys.executable, "-m", "engine_server.cli", "serve", "--model", str(CHECKPOINT)]
+def engine(model: str = str(CHECKPOINT)) -> Iterator[str]:
+    """The address of a server."""
+    command = [sys.executable, "-m", "engine_server.cli", "serve", "--model", model]
     command += ["--endpoint", "tcp://127.0.0.1:*"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment)
@@ -95,10 +95,10 @@ def engine() -> Iterator[str]:
 
 def measure(kind: str, *options: str, environment: Mapping[str, str], display: bool = False) -> list[list[float]]:
     """The series of our plugin and of the empty one, taken in turn."""
-    return _series([str(PROGRAM), kind, *options, str(BUNDLE), str(EMPTY)], environment, display)
+    return run_program([str(PROGRAM), kind, *options, str(BUNDLE), str(EMPTY)], environment, display)
 
 
-def _series(command: Sequence[str], environment: Mapping[str, str], display: bool) -> list[list[float]]:
+def run_program(command: Sequence[str], environment: Mapping[str, str], display: bool = False) -> list[list[float]]:
     """What a program prints in its last line."""
     prefix = [str(shutil.which("xvfb-run")), "-a"] if display else []
     done = subprocess.run(
@@ -163,7 +163,7 @@ def _editor(effort: Effort) -> Iterator[Row]:
             f"editor open, {how}: CPU time of the process", shown, "closed", hidden, unit="% of a core",
             value=lambda share: 100 * share,
         )  # fmt: skip
-    painted, filled = _series([str(PICTURES), "--time", str(effort.rounds(50))], {}, display=True)
+    painted, filled = run_program([str(PICTURES), "--time", str(effort.rounds(50))], {}, display=True)
     yield compared(
         "editor: to paint all of it once, while a Stream plays",
         painted,

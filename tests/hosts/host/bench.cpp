@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Times a plugin in a host: demon_host_bench blocks|load|memory|editor [options] BUNDLE..., and prints one line of
+// Times a plugin in a host: demon_host_bench blocks|load|memory|editor|knob [options] BUNDLE..., and prints one line of
 // JSON. Bundles are measured in turn, so that a busy machine disturbs all alike; the result has one entry for each.
 //
 //   blocks   thread CPU nanoseconds of every block; --size 64, --seconds 10, --automation 1 moves every parameter;
@@ -8,10 +8,13 @@
 //   load     wall seconds from the file to the first block; --rounds 10
 //   memory   bytes that an instance adds to the process, from the second on; --instances 8
 //   editor   CPU seconds of the process per second of playing; --shown 1, --rounds 5, --automation 0 (needs a display)
+//   knob     wall seconds from a change of Velocity to the first block that sounds otherwise, in mode Loop with an
+//            engine, from a loop that has come to rest; --rounds 10, --loop 2 as above
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -63,13 +66,17 @@ void advance(Transport& transport, int samples)
         transport.sample = transport.loopStart;
 }
 
+void set(HostedPlugin& plugin, const char* parameter, float value)
+{
+    for (juce::AudioProcessorParameter* each : plugin.parameters())
+        if (each->getName(128) == parameter)
+            each->setValue(value);
+}
+
 /// Once through the host's loop.
 void captureLoop(HostedPlugin& plugin, double seconds)
 {
     plugin.transport.loopEnd = static_cast<juce::int64>(seconds * 48000.0);
-    for (juce::AudioProcessorParameter* each : plugin.parameters())
-        if (each->getName(128) == "Feedback")
-            each->setValue(0.5f);
     plugin.play(noise(static_cast<int>(plugin.transport.loopEnd)), {plugin.instance->getBlockSize()});
 }
 
@@ -99,7 +106,10 @@ Series timeBlocks(const Options& options)
     passMessages(1000); // the engine, if there is one, has been found
     if (const double seconds = options.number("loop", 0); seconds > 0)
         for (const auto& plugin : plugins)
+        {
+            set(*plugin, "Feedback", 0.5f);
             captureLoop(*plugin, seconds);
+        }
     if (options.number("wet", 0) > 0)
         awaitTake(*plugins.front());
     std::mt19937 random(1);
@@ -124,6 +134,102 @@ Series timeBlocks(const Options& options)
         const double due = startedAt + (round + 1) * (size / 48000.0) * 1e9 - now(CLOCK_MONOTONIC);
         if (due > 0.0)
             usleep(static_cast<useconds_t>(due / 1e3));
+    }
+    return series;
+}
+
+/// A pass through the loop in real time, block by block; `heard` says whether to go on.
+void playPass(HostedPlugin& plugin, const Audio& silence, const std::function<bool(int, const Audio&)>& heard)
+{
+    const int size = silence.getNumSamples(), blocks = static_cast<int>(plugin.transport.loopEnd) / size;
+    const double startedAt = now(CLOCK_MONOTONIC);
+    for (int block = 0; block < blocks; ++block)
+    {
+        Audio output(silence);
+        plugin.process(output);
+        advance(plugin.transport, size);
+        if (!heard(block, output))
+            return;
+        const double due = startedAt + (block + 1) * (size / 48000.0) * 1e9 - now(CLOCK_MONOTONIC);
+        if (due > 0.0)
+            usleep(static_cast<useconds_t>(due / 1e3));
+    }
+}
+
+std::vector<Audio> passOf(HostedPlugin& plugin, const Audio& silence)
+{
+    std::vector<Audio> pass;
+    plugin.transport.sample = 0;
+    playPass(plugin, silence,
+             [&](int, const Audio& output)
+             {
+                 pass.push_back(output);
+                 return true;
+             });
+    return pass;
+}
+
+bool isSame(const Audio& a, const Audio& b)
+{
+    for (int channel = 0; channel < a.getNumChannels(); ++channel)
+        if (!std::equal(a.getReadPointer(channel), a.getReadPointer(channel) + a.getNumSamples(),
+                        b.getReadPointer(channel)))
+            return false;
+    return true;
+}
+
+/// Plays until kSamePasses passes in a row are the same, and not silence: no take is on its way any more.
+std::vector<Audio> passAtRest(HostedPlugin& plugin, const Audio& silence)
+{
+    constexpr int kSamePasses = 4;
+    std::vector<Audio> before = passOf(plugin, silence);
+    for (int round = 0, same = 1; round < 60; ++round)
+    {
+        std::vector<Audio> pass = passOf(plugin, silence);
+        const bool isSilent = std::all_of(pass.begin(), pass.end(), [&](const Audio& a) { return isSame(a, silence); });
+        same = !isSilent && std::equal(pass.begin(), pass.end(), before.begin(), isSame) ? same + 1 : 1;
+        if (same == kSamePasses)
+            return pass;
+        before = std::move(pass);
+    }
+    throw std::runtime_error("the loop does not come to rest");
+}
+
+Series timeKnob(const Options& options)
+{
+    Series series;
+    std::mt19937 random(1);
+    for (const std::string& bundle : options.bundles)
+    {
+        HostedPlugin plugin(48000.0, 64, false, bundle);
+        passMessages(1000);
+        captureLoop(plugin, options.number("loop", 2));
+        Audio silence(2, 64);
+        silence.clear();
+        series.emplace_back();
+        for (int round = 0; round < static_cast<int>(options.number("rounds", 10)); ++round)
+        {
+            const std::vector<Audio> rest = passAtRest(plugin, silence);
+            plugin.transport.sample = 0;
+            const int turnedAt = static_cast<int>(random() % (rest.size() / 4));
+            double turned = 0.0, took = 0.0;
+            const auto listen = [&](int block, const Audio& output)
+            {
+                if (turned > 0.0 && !isSame(output, rest[static_cast<std::size_t>(block)]))
+                    took = (now(CLOCK_MONOTONIC) - turned) * 1e-9;
+                if (block == turnedAt && turned == 0.0)
+                {
+                    set(plugin, "Velocity", round % 2 == 0 ? 0.4f : 0.6f);
+                    turned = now(CLOCK_MONOTONIC);
+                }
+                return took == 0.0;
+            };
+            for (int pass = 0; pass < 10 && took == 0.0; ++pass)
+                playPass(plugin, silence, listen);
+            if (took == 0.0)
+                throw std::runtime_error("the knob is not heard");
+            series.back().push_back(took);
+        }
     }
     return series;
 }
@@ -234,12 +340,15 @@ void print(const Series& series)
 
 int main(int count, char** arguments)
 {
-    const std::map<std::string, Series (*)(const Options&)> kinds{
-        {"blocks", timeBlocks}, {"load", timeLoading}, {"memory", weighInstances}, {"editor", weighEditor}};
+    const std::map<std::string, Series (*)(const Options&)> kinds{{"blocks", timeBlocks},
+                                                                  {"load", timeLoading},
+                                                                  {"memory", weighInstances},
+                                                                  {"editor", weighEditor},
+                                                                  {"knob", timeKnob}};
     const auto kind = kinds.find(count > 1 ? arguments[1] : "");
     if (kind == kinds.end())
     {
-        std::cerr << "blocks, load, memory or editor?\n";
+        std::cerr << "blocks, load, memory, editor or knob?\n";
         return 2;
     }
     try
