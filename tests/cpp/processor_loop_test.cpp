@@ -315,6 +315,7 @@ TEST_CASE("what is drawn over a clip is heard, and what is undone or erased is t
     CHECK(expect(5, 15, 0.25f));
 
     const juce::MemoryBlock saved = host->save();
+    host.reset(); // it takes its environment with it
     host = std::make_unique<Host>(true, looping.engine.address());
     host->restore(saved);
     CHECK(eventually([&] { return heard() == expected; }));
