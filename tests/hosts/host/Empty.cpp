@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// A plugin that does nothing, in the same wrapper as ours: what every plugin costs in the same host. It takes MIDI as ours
-// does, for which JUCE gives it 2080 hidden parameters that a host looks through in every block.
+// A plugin that does nothing, in the same wrapper as ours: what every plugin costs in the same host. It takes MIDI as
+// ours does, for which JUCE gives it 2080 hidden parameters that a host looks through in every block.
 #include <juce_audio_processors/juce_audio_processors.h>
 
 namespace
