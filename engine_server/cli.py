@@ -71,6 +71,7 @@ class _Commands(TyperGroup):
     """Known errors become one line and an exit status, Ctrl-C ends cleanly."""
 
     def invoke(self, ctx: Any) -> object:
+        ctrl_c.came = False
         before = signal.signal(signal.SIGINT, ctrl_c.take)
         try:
             return super().invoke(ctx)

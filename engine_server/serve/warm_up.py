@@ -8,12 +8,14 @@ import numpy as np
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
+from shared_protocol.codec import CHANNELS
 from shared_protocol.messages import make_config
+from shared_protocol.timebase import samples_per_frame
 
 RATE = 48_000
 
 
 def warm_up(engine: Engine) -> None:
     """Bounce one frame of silence in one step. Raises DemonError, and whatever the engine fails with."""
-    silence = np.zeros((2, RATE // 25), dtype=np.float32)
+    silence = np.zeros((CHANNELS, samples_per_frame(RATE)), dtype=np.float32)
     render(engine, silence, RATE, build_table({}, 1), make_config(steps=1))

@@ -22,11 +22,13 @@ from engine_server.tracks.lora_catalogue import LoraCatalogue
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, encode
+from shared_protocol.timebase import FRAMES_PER_SECOND
 from tests.bench.measure import Row, timed
 from tests.bench.models import Effort
 from tests.bench.plugin import BUNDLE, MODES, PROGRAM, build, engine, run_program
 
-RATE, CLIP_S, FRAMES = 48_000, 2, 50
+RATE, CLIP_S = 48_000, 2
+FRAMES = CLIP_S * FRAMES_PER_SECOND
 LANES = ("velocity_scale",)
 EPOCH = 1
 WHOLE = "knob to sound in Loop, from rest"

@@ -18,7 +18,7 @@ import soundfile
 from track_rig import write_lora
 from typer.testing import CliRunner
 
-from engine_server.cli import app
+from engine_server.cli import app, ctrl_c
 from engine_server.tracks.receipt import hash_floats
 from engine_server.tracks.references import reference_hash
 
@@ -129,6 +129,12 @@ def test_wrong_options_are_named(tmp_path, tiny_folder):
     missing = demon("render", source, "--model", tiny_folder, "--out", tmp_path / "no" / "such" / "folder.wav")
     assert missing.exit_code == 1
     assert "E_OUTPUT" in missing.stderr
+
+
+def test_a_command_that_was_interrupted_does_not_end_the_next_one_of_its_process(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(ctrl_c, "came", True)
+    done = demon("render", tone(tmp_path / "in.wav"), "--model", tiny_folder, "--out", tmp_path / "out.wav")
+    assert done.exit_code == 0
 
 
 def cpu_seconds(process):
