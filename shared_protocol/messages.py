@@ -18,6 +18,9 @@ MAX_EDITS = 65_536
 MAX_PIECE_SAMPLES = 65_536
 MAX_REFERENCE_SAMPLES = 11_520_000
 """Samples of a reference: four minutes at 48 kHz."""
+MAX_CREDIT = 3000
+"""Frames of windows or of feed that may be on their way, whatever either end grants."""
+MAX_OPEN_EPOCHS = 64
 MAX_CLIP_FRAMES = 2**24
 """Frames of a clip, whatever the server's own limit is: offsets into it are exact in binary32."""
 LORA_SLOTS = 4
@@ -37,6 +40,11 @@ PerSecond = Annotated[float, Meta(ge=0.0, le=1e6)]
 Mode = Literal["stream", "loop"]
 Kind = Literal["stream", "loop", "commit"]
 Cost = Literal["free", "encode", "refit"]
+Credit = Annotated[int, Meta(ge=1, le=MAX_CREDIT)]
+Ticket = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Packing = Literal["none", "zstd"]
+"""How audio travels: as it is, or with its bytes sorted by significance and compressed."""
+PingNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class FieldError(ValueError):
@@ -103,8 +111,8 @@ def make_config(
     )  # fmt: skip
 
 
-class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower):
-    """Base of all headers; `type` is the class name in lower case."""
+class Message(msgspec.Struct, frozen=True, tag_field="type", tag=str.lower, omit_defaults=True):
+    """Base of all headers; `type` is the class name in lower case. A key with a default is left out where it has that value."""
 
 
 class Hello(Message, frozen=True):
@@ -113,6 +121,8 @@ class Hello(Message, frozen=True):
     rate: int
     mode: Mode
     latency: LatencyFrames
+    credit: Credit
+    packing: Packing
     lanes: list[str]
     config: Config
 
@@ -146,6 +156,7 @@ class Feed(Message, frozen=True):
     epoch: Epoch
     frame: Position
     count: Annotated[int, Meta(ge=1, le=MAX_FEED_FRAMES)]
+    packing: Packing = "none"
 
 
 class End(Message, frozen=True):
@@ -158,8 +169,10 @@ class Drop(Message, frozen=True):
 
 
 class Ping(Message, frozen=True):
+    number: PingNumber
     epoch: EpochOrNone
     wanted: Position
+    received: Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 
 
 class Edit(Message, frozen=True):
@@ -174,6 +187,7 @@ class Reference(Message, frozen=True):
     total: Annotated[int, Meta(ge=1, le=MAX_REFERENCE_SAMPLES)]
     first: Annotated[int, Meta(ge=0, le=MAX_REFERENCE_SAMPLES)]
     count: Annotated[int, Meta(ge=1, le=MAX_PIECE_SAMPLES)]
+    packing: Packing = "none"
 
     def __post_init__(self) -> None:
         if self.first + self.count > self.total:
@@ -186,6 +200,9 @@ class Bye(Message, frozen=True):
 
 class Welcome(Message, frozen=True):
     protocol: Version
+    ticket: Ticket
+    credit: Credit
+    packing: Packing
     server: str
     checkpoint: str
     checkpoint_hash: Hash
@@ -231,6 +248,7 @@ class Window(Message, frozen=True):
     take: Take
     frame: Position
     count: Annotated[int, Meta(ge=1, le=MAX_WINDOW_FRAMES)]
+    packing: Packing = "none"
 
 
 class Progress(Message, frozen=True):
@@ -241,10 +259,32 @@ class Progress(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    epoch: EpochOrNone
-    expected: Position
+    number: PingNumber
+    epochs: list[Epoch]
+    expected: list[Position]
     ticks: PerSecond
     generations: PerSecond
+
+    def __post_init__(self) -> None:
+        if len(self.epochs) > MAX_OPEN_EPOCHS:
+            raise FieldError(f"epochs has {len(self.epochs)} entries; 0 to {MAX_OPEN_EPOCHS} are allowed")
+        if len(self.expected) != len(self.epochs):
+            raise FieldError(f"expected has {len(self.expected)} entries for {len(self.epochs)} epochs")
+
+
+class Redirect(Message, frozen=True):
+    endpoint: str
+    key: Annotated[str, Meta(pattern=r"^([!-~]{40})?\Z")]
+
+    def __post_init__(self) -> None:
+        _check_text("endpoint", self.endpoint, 1, 256)
+
+
+class Closing(Message, frozen=True):
+    reason: str
+
+    def __post_init__(self) -> None:
+        _check_text("reason", self.reason, 0, 256)
 
 
 class Error(Message, frozen=True):
@@ -258,4 +298,6 @@ class Error(Message, frozen=True):
 
 
 FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye
-FROM_SERVER = Welcome | Configured | Edited | Referenced | Window | Progress | Pong | Error
+FROM_SERVER = Welcome | Redirect | Configured | Edited | Referenced | Window | Progress | Pong | Closing | Error
+ORDERED = (Configure, Begin, Feed, End, Edit, Reference, Window)
+"""What travels on the audio socket: it must not overtake one another. All else goes by the control socket."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import Hello
 
 RESEND_AFTER_S = 2.0
+AUDIO_PREFIX = b"a"
 _numbers = itertools.count()
 
 
@@ -23,27 +25,45 @@ class _Pending:
 
     def __init__(self, window: AudioWindow) -> None:
         self.window = window
-        self.sent_at: float | None = None
+        self.is_sent = False
 
 
 class Client:
     """One `hello` of one routing id. Belongs to the socket thread.
 
-    Every hello is a new track to the engine, so that what an old one still has in flight cannot reach the new one.
+    Every hello is a new track to the engine, so that what an old one still has in flight cannot reach the new one, and gets a
+    ticket of its own, so that audio that was sent before it cannot be taken for its own.
     """
 
     def __init__(self, routing_id: bytes, hello: Hello, now: float) -> None:
         self.routing_id = routing_id
+        self.ticket = secrets.token_hex(16)
+        self.audio_id = AUDIO_PREFIX + bytes.fromhex(self.ticket)
+        """Routing id of the client's audio socket."""
         self.track_id = f"{routing_id.hex()[:12]}.{next(_numbers)}"
         self.hello = hello
         self.last_heard = now
         self._outbox: list[_Pending] = []
         self._takes: dict[tuple[int, int], AudioWindow] = {}
         """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""
+        self._sent = self._received = 0
+        """Frames of windows since the welcome."""
+        self._moved_at = now
+        """When the client last received or acknowledged something, or was sent something after a rest."""
         rows = load_lanes()
         infinite = float("inf")
         self._low = np.array([rows[i].minimum if i in rows else -infinite for i in hello.lanes], dtype=np.float32)
         self._high = np.array([rows[i].maximum if i in rows else infinite for i in hello.lanes], dtype=np.float32)
+
+    @property
+    def frames_held(self) -> int:
+        """Frames of windows that wait to be sent or acknowledged."""
+        return sum(pending.window.count for pending in self._outbox) + sum(w.count for w in self._takes.values())
+
+    @property
+    def frames_in_flight(self) -> int:
+        """Frames of windows that were sent and have not been received, as far as is known."""
+        return self._sent - self._received
 
     def check_feed(self, lanes: Floats) -> None:
         """Raise DemonError `E_LANE_RANGE` or `E_LIMIT`. Unknown lanes may hold any finite value."""
@@ -51,7 +71,7 @@ class Client:
         if outside.any():
             lane = load_lanes()[self.hello.lanes[int(np.flatnonzero(outside)[0])]]
             raise DemonError("E_LANE_RANGE", f"{lane.id} takes values from {lane.minimum:g} to {lane.maximum:g}")
-        if sum(pending.window.count for pending in self._outbox) > MAX_FRAMES_HELD:
+        if self.frames_held > MAX_FRAMES_HELD:
             raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_HELD} frames of windows wait to be acknowledged")
 
     def deliver(self, window: AudioWindow) -> None:
@@ -61,17 +81,25 @@ class Client:
             return
         self._outbox.append(_Pending(window))
 
-    def acknowledge(self, epoch: int, wanted: int, now: float) -> None:
-        """Forget what has arrived (all, if epoch is 0); what was sent long ago and is still wanted becomes due again."""
+    def acknowledge(self, epoch: int, wanted: int, received: int, now: float) -> None:
+        """Forget what has arrived or is not wanted any more (all, if epoch is 0), before it is encoded if it was not sent.
+
+        What was sent and has not arrived becomes due again once nothing has moved for RESEND_AFTER_S.
+        """
+        before = len(self._outbox)
         self._outbox = [
             pending
             for pending in self._outbox
             if epoch and (pending.window.epoch, pending.window.frame + pending.window.count) > (epoch, wanted)
         ]
-        oldest = self._outbox[0].sent_at if self._outbox else None
-        if oldest is not None and now - oldest > RESEND_AFTER_S:
+        if received > self._received or len(self._outbox) < before or not self.frames_in_flight:
+            self._received = min(max(received, self._received), self._sent)
+            self._moved_at = now
+        elif now - self._moved_at > RESEND_AFTER_S:
+            self._moved_at = now
+            self._received = self._sent  # lost, as far as the credit goes
             for pending in self._outbox:
-                pending.sent_at = None
+                pending.is_sent = False
 
     def drop(self, epoch: int) -> None:
         """Forget the windows of an epoch."""
@@ -79,16 +107,22 @@ class Client:
         self._takes = {key: window for key, window in self._takes.items() if key[0] != epoch}
 
     def due(self) -> AudioWindow | None:
-        """The next window to send."""
-        if self._takes:
-            return next(iter(self._takes.values()))
-        return next((pending.window for pending in self._outbox if pending.sent_at is None), None)
+        """The next window to send, as far as the client's credit goes."""
+        window = next(iter(self._takes.values()), None) or next(
+            (pending.window for pending in self._outbox if not pending.is_sent), None
+        )
+        if window and self.frames_in_flight and self.frames_in_flight + window.count > self.hello.credit:
+            return None
+        return window
 
     def mark_sent(self, window: AudioWindow, now: float) -> None:
         """`window`, from `due`, is on its way."""
+        if not self.frames_in_flight:
+            self._moved_at = now
+        self._sent += window.count
         if window.take:
             del self._takes[window.epoch, window.frame]
             return
         for pending in self._outbox:
             if pending.window is window:
-                pending.sent_at = now
+                pending.is_sent = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the server may listen. Imports nothing heavy: a wrong address is named at once."""
+"""Where the server may listen: pairs of ports. Imports nothing heavy: a wrong address is named at once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import re
 
 from shared_protocol.errors import DemonError
 
-LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):(\d+|\*)|ipc://.+)")
+LOOPBACK = re.compile(r"tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):(\d+|\*)")
+ADDRESS = re.compile(r"(tcp://[^\s/]+):(\d+)")
+LAST_PORT = 65535
 
 
 def check_endpoint(endpoint: str) -> None:
     """Raise DemonError `E_BIND` for an address that other machines could reach."""
     if not LOOPBACK.fullmatch(endpoint):
         raise DemonError("E_BIND", f"{endpoint} is not a loopback address; this version serves this machine only")
+
+
+def audio_endpoint(endpoint: str) -> str:
+    """The address of an endpoint's audio socket: the next port. Raises DemonError `E_BIND` where there is none."""
+    match = ADDRESS.fullmatch(endpoint)
+    if match is None or not 0 < int(match[2]) < LAST_PORT:
+        raise DemonError("E_BIND", f"{endpoint} has no port between 1 and {LAST_PORT - 1}; the next one is for audio")
+    return f"{match[1]}:{int(match[2]) + 1}"

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's thread: takes what clients sent, steps the engine, hands back replies and windows.
 
-The socket thread talks to it through two queues only, so that a heartbeat never waits for a tick.
+The socket thread talks to it through an inbox and a queue of events only, so that a heartbeat never waits for a tick.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine_server import __version__
+from engine_server.serve.inbox import Inbox
 from engine_server.tracks.engine import AnyTrack, Engine
 from engine_server.tracks.lanes import lane_costs
 from engine_server.tracks.loop_track import LoopTrack
@@ -24,9 +24,14 @@ from shared_protocol import messages as m
 from shared_protocol.codec import Packet
 from shared_protocol.errors import DemonError
 
+INPUT_CREDIT = 250
+"""Frames that a client may feed beyond what was taken: ten seconds, 3.8 MB at 48 kHz. Taken is what the engine's thread has seen,
+so a credit must last for a tick of the slowest engine at the pace of the fastest bounce."""
 PROGRESS_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
-MESSAGES_AT_ONCE = 256
+SHORTEST_PASS_S = 0.02
+"""Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
+NO_POSITION = m.Pong(0, [], [], 0.0, 0.0)
 log = logging.getLogger("demon.engine")
 
 
@@ -40,17 +45,35 @@ class Event:
     """The track's hello was refused: there is no such track."""
 
 
+@dataclass(frozen=True)
+class Seat:
+    """What the socket thread has settled with a client that says hello: its answer will say so."""
+
+    ticket: str
+    packing: m.Packing
+
+
+@dataclass(frozen=True)
+class Item:
+    """A checked message of a track; with a seat if it is a hello."""
+
+    track: str
+    packet: Packet
+    seat: Seat | None = None
+
+
 class Worker:
-    """Owns the engine. `start`, `stop` and `post` may be called from any thread; all else happens on the worker's own."""
+    """Owns the engine. `start` and `stop` may be called from any thread; `_` methods run on the worker's own."""
 
     def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
+        self.inbox: Inbox[Item] = Inbox()
         self._engine = engine
         self._emit = emit
-        self._inbox: queue.SimpleQueue[tuple[str, Packet] | None] = queue.SimpleQueue()
         self._progress_at: dict[str, float] = {}
+        self._step_s = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.positions: dict[str, m.Pong] = {}
-        """Epoch, frame expected and rhythm by track. Values are replaced whole, so any thread may read them."""
+        """What a ping of a track is answered with, but for its number. Values are replaced whole, so any thread may read them."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -58,48 +81,53 @@ class Worker:
 
     def stop(self) -> None:
         """Finish the tick in progress and end. Blocks until the thread has ended."""
-        self._inbox.put(None)
-        self._thread.join()
-
-    def post(self, track: str, packet: Packet) -> None:
-        """Hand over a checked message."""
-        self._inbox.put((track, packet))
+        self.inbox.close()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            busy = self._engine.has_work()
-            try:
-                for count in range(MESSAGES_AT_ONCE):
-                    item = self._inbox.get(block=not (busy or count), timeout=IDLE_POLL_S)
-                    if item is None:
-                        return
-                    self._apply(*item)
-            except queue.Empty:
-                pass
+        while not self.inbox.is_closed:
+            self._take_messages()
             if self._engine.has_work():
                 self._step()
 
-    def _apply(self, track: str, packet: Packet) -> None:
-        epoch, is_hello = getattr(packet.header, "epoch", 0), isinstance(packet.header, m.Hello)
+    def _take_messages(self) -> None:
+        """Apply what has come, one message of each client in turn, for no longer than a step takes; then tell what was fed."""
+        fed: set[str] = set()
+        item = self.inbox.take(0.0 if self._engine.has_work() else IDLE_POLL_S)
+        until = time.monotonic() + max(self._step_s, SHORTEST_PASS_S)
+        while item is not None:
+            self._apply(item)
+            if isinstance(item.packet.header, m.Feed):
+                fed.add(item.track)
+            item = self.inbox.take(0.0) if time.monotonic() < until else None
+        for track in fed & self.positions.keys():
+            self._emit(Event(track, self.positions[track]))
+
+    def _apply(self, item: Item) -> None:
+        header = item.packet.header
+        epoch, is_hello = getattr(header, "epoch", 0), isinstance(header, m.Hello)
         try:
-            self._handle(track, packet)
+            self._handle(item)
         except DemonError as error:
-            self._fail(track, error, epoch, ends_track=is_hello)
+            self._fail(item.track, error, epoch, ends_track=is_hello)
         except Exception as error:
-            log.exception("track %s: %s failed", track, type(packet.header).__name__)
-            self._fail(track, _engine_error(error), epoch, ends_track=is_hello)
-        self._note_position(track)
+            log.exception("track %s: %s failed", item.track, type(header).__name__)
+            self._fail(item.track, _engine_error(error), epoch, ends_track=is_hello)
+        self._note_position(item.track)
 
     def _note_position(self, track: str) -> None:
         if known := self._engine.tracks.get(track):
-            self.positions[track] = m.Pong(known.newest_epoch, known.expected, *self._engine.rhythm(track))
+            positions = known.book.positions
+            self.positions[track] = m.Pong(0, list(positions), list(positions.values()), *self._engine.rhythm(track))
         else:
             self.positions.pop(track, None)
 
-    def _handle(self, track_id: str, packet: Packet) -> None:
-        header, tracks = packet.header, self._engine.tracks
+    def _handle(self, item: Item) -> None:
+        track_id, packet, header, tracks = item.track, item.packet, item.packet.header, self._engine.tracks
         if isinstance(header, m.Hello):
-            self._greet(track_id, header)
+            assert item.seat is not None
+            self._greet(track_id, header, item.seat)
             return
         if isinstance(header, m.Bye):
             self._engine.remove(track_id)
@@ -131,14 +159,14 @@ class Worker:
                 assert packet.edits is not None
                 track.edit(epoch, packet.edits)
                 self._emit(Event(track_id, m.Edited(epoch, revision)))
-            case m.Ping(epoch, wanted):
+            case m.Ping(_, epoch, wanted):
                 track.skip(epoch, wanted)
             case m.Drop(epoch):
                 self._engine.drop(track_id, epoch)
             case _:
                 raise DemonError("E_UNKNOWN_MESSAGE", f"a server does not take {type(header).__name__.lower()}")
 
-    def _greet(self, track_id: str, hello: m.Hello) -> None:
+    def _greet(self, track_id: str, hello: m.Hello, seat: Seat) -> None:
         checkpoint = self._engine.checkpoint
         kind = LoopTrack if hello.mode == "loop" else Track
         track: AnyTrack = kind(
@@ -157,6 +185,9 @@ class Worker:
                 track_id,
                 m.Welcome(
                     protocol=PROTOCOL_VERSION,
+                    ticket=seat.ticket,
+                    credit=INPUT_CREDIT,
+                    packing=seat.packing,
                     server=f"demon-bridge {__version__}",
                     checkpoint=checkpoint.name,
                     checkpoint_hash=checkpoint.content_hash,
@@ -180,6 +211,7 @@ class Worker:
             self._fail(track_id, error, 0)
 
     def _step(self) -> None:
+        began = time.monotonic()
         result = self._engine.step()
         for window in result.windows:
             self._emit(Event(window.track, window))
@@ -189,6 +221,7 @@ class Worker:
         for track in self._engine.tracks:
             self._note_position(track)
         self._report_progress()
+        self._step_s = time.monotonic() - began
 
     def _report_progress(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,7 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH, Completion, Ring
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.tracks.epochs import EpochBook
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.rhythm import Rhythm
@@ -40,8 +41,7 @@ class AnyTrack(Protocol):
     id: str
     sound: TrackSound
     geometry: WindowGeometry
-    newest_epoch: int
-    expected: int
+    book: EpochBook
     clip_limit: int
     acted_lanes: tuple[str, ...]
 

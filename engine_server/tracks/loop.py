@@ -21,6 +21,8 @@ from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.windows import AudioWindow, HopId
 
 Version = tuple[int, int]
+UNHEARD_TAKES = 16
+"""Takes that feedback alone asks for while the playhead stands still: then nobody listens, and the loop rests until it moves."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Loop:
         self._pacer = Pacer()
         self._playhead = clip.start
         self._takes = 0
+        self._unheard = 0
+        """Takes begun for the sake of feedback since the playhead moved."""
         self._flights: dict[int, _Flight] = {}
         self._begun: dict[int, Version] = {}
         """By window: what shaped the take that began last."""
@@ -70,6 +74,8 @@ class Loop:
 
     def move_playhead(self, frame: int) -> None:
         """The frame of the timeline that sounds now."""
+        if frame != self._playhead:
+            self._unheard = 0
         self._playhead = frame
 
     def tick(self, depth: int) -> None:
@@ -102,7 +108,9 @@ class Loop:
         assert request.source is not None
         self._takes = hop.hop
         self._flights[hop.hop] = _Flight(k, request.source, self.clip.table.revision)
-        self._begun[k] = self._version()
+        version = self._version()
+        self._unheard = self._unheard + 1 if self._begun.get(k) == version else 0
+        self._begun[k] = version
         self._pacer.admit()
         return request
 
@@ -150,7 +158,7 @@ class Loop:
         for k in ((first + step) % count for step in range(count)):
             if self._begun.get(k) != version:
                 return k
-        return first if self.clip.has_feedback(first) else None
+        return first if self._unheard < UNHEARD_TAKES and self.clip.has_feedback(first) else None
 
     def _window_of(self, hop: HopId) -> int:
         if hop.hop in self._flights:

@@ -12,11 +12,12 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.tracks.clip import CLIP_LIMIT, Clip
 from engine_server.tracks.commit import Commit
+from engine_server.tracks.epochs import EpochBook
 from engine_server.tracks.lanes import CLIP_LANES
 from engine_server.tracks.loop import Loop
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.sound import TrackSound
-from engine_server.tracks.track import MAX_EPOCHS, track_geometry
+from engine_server.tracks.track import track_geometry
 from engine_server.tracks.windows import AudioWindow, HopId
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
@@ -51,10 +52,7 @@ class LoopTrack:
         self._checkpoint = checkpoint
         self._rate = rate
         self._runs: dict[int, Loop | Commit] = {}
-        self._finished: set[int] = set()
-        self.newest_epoch = 0
-        self.expected = 0
-        """Next frame of input expected for the newest epoch, 0 if there is none."""
+        self.book = EpochBook()
 
     @property
     def slack_s(self) -> float:
@@ -65,10 +63,9 @@ class LoopTrack:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
         if kind not in ("loop", "commit"):
             raise DemonError("E_FIELD", f"kind is {kind!r}; a track in mode loop begins loop and commit")
-        if epoch <= self.newest_epoch:
-            raise DemonError("E_EPOCH", f"epoch {epoch} does not come after epoch {self.newest_epoch}")
-        if len(self._runs) >= MAX_EPOCHS:
-            raise DemonError("E_LIMIT", f"more than {MAX_EPOCHS} epochs are unfinished")
+        if self.book.is_over(epoch):
+            return
+        self.book.check_next(epoch)
         clip = Clip(
             self._checkpoint,
             self.geometry,
@@ -82,22 +79,21 @@ class LoopTrack:
             raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {clip.start}")
         parts = (self.id, epoch, clip, self.sound, self._checkpoint, self.geometry, self._rate)
         self._runs[epoch] = Loop(*parts) if kind == "loop" else Commit(*parts, deliver_from)
-        self.newest_epoch, self.expected = epoch, feed_from
+        self.book.begin(epoch, feed_from)
 
     def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
         """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`, `E_LIMIT`."""
-        if epoch in self._finished:
-            return  # a repeat of what is long done
+        if self.book.is_over(epoch):
+            return
         run = self._run(epoch)
         if len(lanes) + sum(other.clip.frames for other in self._runs.values()) > 2 * CLIP_LIMIT:
             raise DemonError("E_LIMIT", f"the clips of a track have {2 * CLIP_LIMIT} frames at most: drop one")
         self._or_drop(epoch, lambda: run.clip.feed(frame, audio, lanes))
-        if epoch == self.newest_epoch:
-            self.expected = run.clip.expected
+        self.book.feed(epoch, run.clip.expected)
 
     def finish(self, epoch: int, frame: int) -> None:
         """The clip is complete. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`."""
-        if epoch in self._finished:
+        if self.book.is_over(epoch):
             return
         run = self._run(epoch)
         self._or_drop(epoch, lambda: run.clip.finish(frame))
@@ -115,9 +111,9 @@ class LoopTrack:
             self._runs[epoch].move_playhead(wanted)
 
     def drop(self, epoch: int) -> None:
-        """Forget an epoch, if it is still there."""
-        if self._runs.pop(epoch, None) is not None:
-            self._finished.add(epoch)
+        """Forget an epoch, also one that has not begun yet."""
+        self._runs.pop(epoch, None)
+        self.book.drop(epoch)
 
     def has_epoch(self, epoch: int) -> bool:
         """Whether the epoch is still there."""
@@ -173,7 +169,8 @@ class LoopTrack:
         run.clip.encode_some()
         windows = run.decode_some()
         if run.is_done():
-            self.drop(epoch)
+            del self._runs[epoch]
+            self.book.finish(epoch)
         return windows
 
     def _run(self, epoch: int) -> Loop | Commit:

@@ -15,6 +15,7 @@ from engine_server.diffusion.request import ConditionEntry, SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
 from engine_server.model.windows import Span
+from engine_server.tracks.epochs import EpochBook
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lanes import ACTED_LANES, LORA_LANES, slot_fields
 from engine_server.tracks.lora_catalogue import LoraCatalogue
@@ -30,7 +31,6 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 
 MAX_FRAMES_HELD = 3000
 """Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
-MAX_EPOCHS = 64
 LIVE, OFFLINE = 0, 2
 """Ranks: what is live comes first. Between them are loops."""
 
@@ -99,10 +99,7 @@ class Track:
         self._rate = rate
         self.lanes = tuple(lanes)
         self._epochs: dict[int, _Epoch] = {}
-        self._finished: set[int] = set()
-        self.newest_epoch = 0
-        self.expected = 0
-        """Next frame of input expected for the newest epoch, 0 if there is none."""
+        self.book = EpochBook()
 
     @property
     def slack_s(self) -> float:
@@ -115,10 +112,9 @@ class Track:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
         if kind != "stream":
             raise DemonError("E_FIELD", f"kind is {kind!r}; a track in mode stream begins stream")
-        if epoch <= self.newest_epoch:
-            raise DemonError("E_EPOCH", f"epoch {epoch} does not come after epoch {self.newest_epoch}")
-        if len(self._epochs) >= MAX_EPOCHS:
-            raise DemonError("E_LIMIT", f"more than {MAX_EPOCHS} epochs are unfinished")
+        if self.book.is_over(epoch):
+            return
+        self.book.check_next(epoch)
         timeline = Timeline(
             self._checkpoint, self.geometry, rate=self._rate, lanes=self.lanes, start_sample=start, feed_from=feed_from
         )
@@ -130,23 +126,22 @@ class Track:
         if not timeline.start <= feed_from <= latest:
             raise DemonError("E_FIELD", f"feed_from {feed_from} must lie between {timeline.start} and {latest}")
         self._epochs[epoch] = run
-        self.newest_epoch, self.expected = epoch, feed_from
+        self.book.begin(epoch, feed_from)
 
     def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
         """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_LIMIT`."""
-        if epoch in self._finished:
-            return  # a repeat of what is long done
+        if self.book.is_over(epoch):
+            return
         run = self._epoch(epoch)
         if lanes.shape[0] + sum(other.timeline.held for other in self._epochs.values()) > MAX_FRAMES_HELD:
             raise DemonError("E_LIMIT", f"more than {MAX_FRAMES_HELD} frames of input are waiting")
         run.timeline.feed(frame, audio, lanes)
         run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
-        if epoch == self.newest_epoch:
-            self.expected = run.timeline.expected
+        self.book.feed(epoch, run.timeline.expected)
 
     def finish(self, epoch: int, frame: int) -> None:
         """The epoch's input is complete. Raises `E_EPOCH`, `E_FEED_GAP`."""
-        if epoch in self._finished:
+        if self.book.is_over(epoch):
             return
         self._epoch(epoch).timeline.finish(frame)
         self._close_finished()
@@ -163,8 +158,9 @@ class Track:
         self._close_finished()
 
     def drop(self, epoch: int) -> None:
-        """Forget an epoch, if it is still there."""
+        """Forget an epoch, also one that has not begun yet."""
         self._epochs.pop(epoch, None)
+        self.book.drop(epoch)
 
     def has_epoch(self, epoch: int) -> bool:
         """Whether the epoch still has audio to hand out."""
@@ -291,7 +287,7 @@ class Track:
     def _close_finished(self) -> None:
         for epoch in [number for number, run in self._epochs.items() if run.is_done()]:
             del self._epochs[epoch]
-            self._finished.add(epoch)
+            self.book.finish(epoch)
 
 
 def _in_words(frames: int) -> str:

@@ -208,8 +208,15 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
     client.tick(steadyNanoseconds(), player.output());
     if (client.status().state == LinkState::lost)
         socket.close();
-    if (client.takeReconnect() && !socket.open(address))
-        client.reportError("E_ENDPOINT", "not an address: " + address);
+    if (client.takeReconnect())
+    {
+        if (const std::optional<Redirect>& elsewhere = client.redirect())
+            address = elsewhere->endpoint;
+        if (!socket.open(address))
+            client.reportError("E_ENDPOINT", "not an address: " + address);
+    }
+    if (const std::string ticket = client.takeTicket(); !ticket.empty())
+        socket.openAudio(ticket);
     for (const Message& message : client.takeOutbox())
         socket.send(message);
     return hasMoved;

@@ -11,31 +11,40 @@
 
 namespace demon
 {
-/// The DEALER socket to an engine, closed and opened anew with the same routing id as often as needed. Link thread
-/// only. Construction acquires nothing; open, send and receive may throw, and close then leaves it as after
-/// construction.
+/// The two DEALER sockets to an engine (SPEC.md, section 1): control, closed and opened anew with the same routing id
+/// as often as needed, and audio, whose routing id is the ticket of the last welcome. Link thread only. Construction
+/// acquires nothing; what may throw leaves it so that close works.
 class EngineSocket
 {
 public:
-    /// False when the endpoint is not an address.
+    /// Opens the control socket. False when the endpoint is not an address.
     bool open(const std::string& endpoint);
-    void close();
-    bool isOpen() const { return socket.handle() != nullptr; }
 
-    /// Never waits. What cannot be sent is dropped: SPEC.md, section 5, says how it is sent again.
+    /// Opens the audio socket in place of the one before. Needs an open control socket.
+    void openAudio(const std::string& ticket);
+
+    void close();
+    bool isOpen() const { return control.handle() != nullptr; }
+
+    /// By the socket on which the message belongs. Never waits. What cannot be sent is dropped: SPEC.md, section 5,
+    /// says how it is sent again.
     void send(const Message& message);
     void sayBye();
 
-    /// Waits for a message; false when none came.
+    /// Waits for a message on either; false when none came.
     bool wait(std::chrono::milliseconds timeout);
 
-    /// The next message's parts, valid until the next call; empty when there is none.
+    /// The next message's parts, valid until the next call; empty when there is none. Control comes first.
     std::vector<std::string_view> receive();
 
 private:
+    zmq::socket_t makeSocket(const std::string& routingId);
+    bool receiveFrom(zmq::socket_t& socket);
+
     std::string routingId;
+    std::string audioEndpoint;
     std::shared_ptr<zmq::context_t> context;
-    zmq::socket_t socket; ///< after the context: closed before it is left
+    zmq::socket_t control, audio; ///< after the context: closed before it is left
     std::vector<zmq::message_t> received;
 };
 } // namespace demon

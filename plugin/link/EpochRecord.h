@@ -62,8 +62,10 @@ public:
     std::int64_t nextToSend;         ///< first frame that was not sent on this connection
     std::int64_t lastExpected = 0;   ///< of the last pong
     std::int64_t expectedMovedAt = 0;
-    int refusals = 0;    ///< E_EPOCH answers
-    bool isLost = false; ///< cannot be resumed, or has failed: its windows will not come
+    std::int64_t missingSince = 0; ///< pongs do not know the epoch; 0 when they do
+    bool hasGap = false;           ///< the engine has missed some feed: it is sent again from where the next pong says
+    int refusals = 0;              ///< E_EPOCH answers
+    bool isLost = false;           ///< cannot be resumed, or has failed: its windows will not come
 
     bool isLoop() const { return kind == EpochKind::loop; }
     bool isWhole() const { return clip != nullptr; }
@@ -136,19 +138,23 @@ public:
     {
         nextToSend = kind == EpochKind::stream ? std::max(firstFrame, wanted - retain) : firstFrame;
         lastExpected = nextToSend;
-        expectedMovedAt = 0;
+        expectedMovedAt = missingSince = 0;
+        hasGap = false;
         hasBegun = true;
         endSent = false;
         return {id, nameOf(kind), start, nextToSend, isLoop() ? firstFrame : wanted, offline};
     }
 
-    /// The next frames to send. Needs hasFeed().
-    Feed takeFeed()
+    /// Whether there is something to send, as far as the engine takes it: `credit` frames beyond what it has taken.
+    bool maySend(std::int64_t credit) const { return hasFeed() && nextToSend < lastExpected + credit; }
+
+    /// The next frames to send. Needs maySend(credit).
+    Feed takeFeed(std::int64_t credit)
     {
         Feed feed;
         feed.epoch = id;
         feed.frame = nextToSend;
-        feed.count = std::min(kFramesPerFeed, keptEnd() - nextToSend);
+        feed.count = std::min({kFramesPerFeed, keptEnd() - nextToSend, lastExpected + credit - nextToSend});
         const auto length = static_cast<std::size_t>(grid.length);
         for (std::size_t channel = 0; channel < 2; ++channel)
             for (std::int64_t f = nextToSend; f < nextToSend + feed.count; ++f)

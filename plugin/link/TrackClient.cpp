@@ -11,7 +11,9 @@ namespace demon
 namespace
 {
 constexpr std::int64_t kAssumedRetain = 400; // frames kept for a live epoch, until the engine has said what it needs
-constexpr std::int64_t kMostAhead = 1500;    // frames of a clip on their way: a long one must not fill the memory twice
+
+/// Frames of windows that may be on their way. A loop's are worth less the longer they take: two windows.
+std::int64_t windowCredit(bool isLoop) { return isLoop ? 50 : 250; }
 } // namespace
 
 TrackClient::TrackClient(std::string clientName, RenderRecorder* renders)
@@ -59,6 +61,7 @@ void TrackClient::reconnect()
     for (EpochRecord& record : records)
         record.isLost = false;         // another engine may need less
     published.state = LinkState::lost; // the next tick says hello
+    elsewhere.reset();
     retryAt = 0;
     backOff = kFirstBackOff;
 }
@@ -131,6 +134,8 @@ void TrackClient::acknowledgeError()
 
 bool TrackClient::takeReconnect() { return std::exchange(reconnectDue, false); }
 
+std::string TrackClient::takeTicket() { return std::exchange(ticketDue, {}); }
+
 std::vector<Message> TrackClient::takeOutbox() { return std::exchange(outbox, {}); }
 
 WetFrame* TrackClient::nextWindow()
@@ -202,7 +207,7 @@ void TrackClient::sayHello(std::int64_t now)
 {
     outbox.clear();
     outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, isLoopTrack ? "loop" : "stream",
-                              isLoopTrack ? 0 : latency, wireLaneIds(), config});
+                              isLoopTrack ? 0 : latency, windowCredit(isLoopTrack), "none", wireLaneIds(), config});
     if (recorder != nullptr)
         recorder->setConfig(config);
     sentReferences.clear();
@@ -222,6 +227,7 @@ void TrackClient::reopen(std::int64_t now)
 void TrackClient::lose(std::int64_t now)
 {
     published.state = LinkState::lost;
+    elsewhere.reset(); // whoever sent the track there knows whether it still can go there
     retryAt = now + backOff;
     backOff = std::min(2 * backOff, kLastBackOff);
     resumeAll();
@@ -296,10 +302,8 @@ void TrackClient::sendEpochs()
     {
         if (record.isLost || (!record.hasBegun && !beginEpoch(record)))
             continue;
-        const bool isNewest = &record == &records.back(); // pong speaks of no other
-        while (record.hasFeed() &&
-               !(record.isWhole() && isNewest && record.nextToSend > record.lastExpected + kMostAhead))
-            outbox.emplace_back(record.takeFeed());
+        while (record.maySend(published.engine.credit))
+            outbox.emplace_back(record.takeFeed(published.engine.credit));
         if (record.end && !record.endSent && !record.hasFeed())
         {
             outbox.emplace_back(End{record.id, *record.end});
@@ -319,11 +323,20 @@ void TrackClient::sendPing(std::int64_t now)
     if (isPlayhead)
         named = std::find_if(records.begin(), records.end(), open(true));
     const std::int64_t interval = isPlayhead && named != records.end() ? kPlayheadInterval : kPingInterval;
-    if (now - pingAt < interval && !pingAtOnce)
+    const bool owesCredit = framesReceived - framesConfirmed >= windowCredit(isLoopTrack) / 4;
+    if (now - pingAt < interval && !pingAtOnce && !owesCredit)
         return;
     pingAtOnce = false;
     pingAt = now;
-    outbox.emplace_back(named == records.end() ? Ping{} : Ping{named->id, named->wanted});
+    framesConfirmed = framesReceived;
+    pingNumber = pingNumber < kMaxEpoch ? pingNumber + 1 : 1;
+    Ping ping{pingNumber, 0, 0, framesReceived};
+    if (named != records.end())
+    {
+        ping.epoch = named->id;
+        ping.wanted = named->wanted;
+    }
+    outbox.emplace_back(ping);
 }
 
 void TrackClient::retireEpochs(OutputCursor::Place output)

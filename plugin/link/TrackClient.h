@@ -5,6 +5,7 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -101,6 +102,13 @@ public:
 
     /// True once after the connection has to be closed and opened anew, before the outbox is sent.
     bool takeReconnect();
+
+    /// Where the track was sent to by the engine at the address that the user has chosen; empty while it is there.
+    const std::optional<Redirect>& redirect() const { return elsewhere; }
+
+    /// Once after every welcome: names the audio socket, which has to be opened before the outbox is sent. Else empty.
+    std::string takeTicket();
+
     std::vector<Message> takeOutbox();
 
     /// The next frame for the audio thread, or null. They come in the order of (epoch, frame), whatever the order of
@@ -131,6 +139,8 @@ private:
     void on(const Edited& message, std::int64_t now);
     void on(const Progress& message, std::int64_t now);
     void on(const Pong& message, std::int64_t now);
+    void on(const Redirect& message, std::int64_t now);
+    void on(const Closing& message, std::int64_t now);
     void on(const Error& message, std::int64_t now);
     template <class FromClient> void on(const FromClient&, std::int64_t) {} // not for us
 
@@ -151,6 +161,8 @@ private:
     void sendConfiguration(std::int64_t now);
     void sendEpochs();
     void sendPing(std::int64_t now);
+    void follow(EpochRecord& record, std::int64_t expected, std::int64_t now);
+    bool isMissing(EpochRecord& record, std::int64_t now) const;
     void retireEpochs(OutputCursor::Place output);
     void dropThrough(std::int32_t epoch);
     void resumeAll();
@@ -169,6 +181,8 @@ private:
 
     LinkStatus published;
     bool reconnectDue = false;
+    std::optional<Redirect> elsewhere;
+    std::string ticketDue;
     bool hasEngine = false;     ///< there was a welcome: its `retain` is known
     bool refusesTrack = false;  ///< in `refused`: by an answer that waiting does not change
     std::int64_t heardAt = 0;   ///< any message
@@ -178,9 +192,10 @@ private:
     std::int64_t backOff;       ///< the next wait in `lost`
     std::int64_t pingAt = 0;    ///< the last ping
     std::int64_t progressAt = 0;
+    std::int64_t pingNumber = 0;      ///< of the last ping
+    std::int64_t framesReceived = 0;  ///< of windows, since the welcome
+    std::int64_t framesConfirmed = 0; ///< of these, told by the last ping
     bool pingAtOnce = false;
-    bool resendOnPong = false;
-    std::int64_t newestMissingSince = 0; ///< pong does not know the newest epoch; 0 when it does
 
     std::list<EpochRecord> records; ///< oldest first
     std::deque<WetFrame> wetFrames; ///< in the order of (epoch, frame)

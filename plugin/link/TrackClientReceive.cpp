@@ -48,6 +48,8 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     if (published.state != LinkState::waiting)
         return;
     published.engine = message;
+    ticketDue = message.ticket;
+    framesReceived = framesConfirmed = 0;
     hasEngine = true;
     published.state = LinkState::ready;
     backOff = kFirstBackOff;
@@ -75,6 +77,7 @@ void TrackClient::on(const Configured& message, std::int64_t)
 
 void TrackClient::on(const Window& message, std::int64_t now)
 {
+    framesReceived += message.count;
     EpochRecord* record = find(message.epoch);
     if (record == nullptr)
         return;
@@ -109,32 +112,71 @@ void TrackClient::on(const Progress&, std::int64_t now) { progressAt = now; }
 
 void TrackClient::on(const Pong& message, std::int64_t now)
 {
-    published.roundTripNanoseconds = now - pingAt;
+    if (published.state != LinkState::ready)
+        return;
     published.ticks = message.ticks;
     published.generations = message.generations;
-    const bool misses = !records.empty() && records.back().hasBegun && message.epoch < records.back().id;
-    newestMissingSince = !misses ? 0 : newestMissingSince == 0 ? now : newestMissingSince;
-    if (misses && now - newestMissingSince > kResendAfter) // its begin was lost: all epochs are begun again
+    if (message.number == pingNumber && message.number != 0)
+        published.roundTripNanoseconds = now - pingAt;
+    for (EpochRecord& record : records)
     {
-        newestMissingSince = 0;
-        resumeAll();
-        return sayHello(now);
+        const auto known = std::find(message.epochs.begin(), message.epochs.end(), record.id);
+        if (known != message.epochs.end())
+            follow(record, message.expected[static_cast<std::size_t>(known - message.epochs.begin())], now);
+        else if (isMissing(record, now)) // its begin was lost: all epochs are begun again
+        {
+            resumeAll();
+            return sayHello(now);
+        }
     }
-    EpochRecord* record = find(message.epoch);
-    if (record == nullptr)
+}
+
+/// What the engine has of an epoch: it gives credit for more, or shows that something was lost on the way.
+void TrackClient::follow(EpochRecord& record, std::int64_t expected, std::int64_t now)
+{
+    record.missingSince = 0;
+    const bool lags = expected < record.nextToSend;
+    if (!lags || record.lastExpected != expected || record.expectedMovedAt == 0)
+    {
+        record.lastExpected = expected;
+        record.expectedMovedAt = now;
+    }
+    if (lags && (record.hasGap || now - record.expectedMovedAt > kResendAfter))
+    {
+        record.rewind(expected);
+        record.expectedMovedAt = now;
+    }
+    record.hasGap = false;
+}
+
+/// An epoch of which a pong does not tell. What has just begun may have crossed it.
+bool TrackClient::isMissing(EpochRecord& record, std::int64_t now) const
+{
+    if (!record.hasBegun || record.isLost)
+        return false;
+    if (record.missingSince == 0)
+        record.missingSince = now;
+    return now - record.missingSince > kResendAfter;
+}
+
+/// Another engine has room for the track. Only the one at the user's address may say so.
+void TrackClient::on(const Redirect& message, std::int64_t now)
+{
+    if (published.state != LinkState::waiting)
         return;
-    const bool lags = message.expected < record->nextToSend;
-    if (!lags || record->lastExpected != message.expected || record->expectedMovedAt == 0)
-    {
-        record->lastExpected = message.expected;
-        record->expectedMovedAt = now;
-    }
-    if (lags && (resendOnPong || now - record->expectedMovedAt > kResendAfter))
-    {
-        record->rewind(message.expected);
-        record->expectedMovedAt = now;
-    }
-    resendOnPong = false;
+    if (elsewhere)
+        return lose(now);
+    elsewhere = message;
+    reopen(now);
+}
+
+/// It says so in order to be left at once; nothing is lost.
+void TrackClient::on(const Closing&, std::int64_t now)
+{
+    if (published.state == LinkState::idle || published.state == LinkState::lost)
+        return;
+    backOff = kFirstBackOff;
+    lose(now);
 }
 
 void TrackClient::on(const Error& message, std::int64_t now)
@@ -144,15 +186,16 @@ void TrackClient::on(const Error& message, std::int64_t now)
         if (published.state != LinkState::ready)
             return; // an answer to what was sent before this hello
         resumeAll();
+        elsewhere.reset();
         published.state = LinkState::lost;
         retryAt = std::max(now, helloAt + kFirstBackOff);
         return;
     }
     if (message.code == error::feedGap)
     {
-        if (EpochRecord* record = find(message.epoch); record != nullptr && record != &records.back())
-            record->rewind(record->firstKept()); // pong speaks of the newest epoch only; repeats are harmless
-        resendOnPong = pingAtOnce = true;
+        if (EpochRecord* record = find(message.epoch))
+            record->hasGap = true;
+        pingAtOnce = true;
         return;
     }
     if (message.code == error::epoch)
@@ -172,7 +215,7 @@ void TrackClient::on(const Error& message, std::int64_t now)
     {
         published.state = LinkState::refused;
         refusesTrack = isFinal(message.code);
-        retryAt = now + kLastBackOff;
+        retryAt = now + kRefusalWait;
     }
 }
 

@@ -2,7 +2,6 @@
 #include "EngineProbe.h"
 
 #include <cstdint>
-#include <cstring>
 #include <optional>
 #ifndef _WIN32
 #include <arpa/inet.h>
@@ -11,7 +10,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 #endif
 
@@ -21,16 +19,13 @@ namespace
 {
 struct Place
 {
-    std::string host; ///< empty: `path` counts
+    std::string host;
     std::uint16_t port = 0;
-    std::string path;
 };
 
 std::optional<Place> placeOf(const std::string& endpoint)
 {
-    const std::string ipc = "ipc://", tcp = "tcp://";
-    if (endpoint.compare(0, ipc.size(), ipc) == 0 && endpoint.size() > ipc.size())
-        return Place{"", 0, endpoint.substr(ipc.size())};
+    const std::string tcp = "tcp://";
     const std::size_t colon = endpoint.rfind(':');
     if (endpoint.compare(0, tcp.size(), tcp) != 0 || colon < tcp.size())
         return std::nullopt;
@@ -42,9 +37,9 @@ std::optional<Place> placeOf(const std::string& endpoint)
         digits.find_first_not_of("0123456789") != std::string::npos)
         return std::nullopt;
     const unsigned long port = std::stoul(digits);
-    if (port == 0 || port > 65535)
+    if (port == 0 || port > 65534) // the next one is for audio
         return std::nullopt;
-    return Place{host == "localhost" ? "127.0.0.1" : host, static_cast<std::uint16_t>(port), ""};
+    return Place{host == "localhost" ? "127.0.0.1" : host, static_cast<std::uint16_t>(port)};
 }
 
 #ifndef _WIN32
@@ -82,15 +77,6 @@ bool answersAt(const std::string& endpoint)
     const auto place = placeOf(endpoint);
     if (!place)
         return false;
-    if (place->host.empty())
-    {
-        sockaddr_un address{};
-        address.sun_family = AF_UNIX;
-        if (place->path.size() >= sizeof address.sun_path)
-            return false;
-        std::memcpy(address.sun_path, place->path.c_str(), place->path.size() + 1);
-        return canConnect(AF_UNIX, &address, sizeof address);
-    }
     if (place->host == "[::1]")
     {
         sockaddr_in6 address{};

@@ -5,7 +5,7 @@
 namespace demon
 {
 /// True for an endpoint that the engine accepts without keys and that this machine alone can reach:
-/// tcp://127.x.x.x:PORT, tcp://localhost:PORT, tcp://[::1]:PORT or ipc://PATH.
+/// tcp://127.x.x.x:PORT, tcp://localhost:PORT or tcp://[::1]:PORT, with a port after PORT.
 bool isLocalEndpoint(const std::string& endpoint);
 
 /// Does anybody listen at a local endpoint? Connects, says nothing and leaves. Takes at most a fifth of a second; any

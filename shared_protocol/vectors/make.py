@@ -37,7 +37,10 @@ FULL_CONFIG = m.make_config(
     meter=16,
 )
 WELCOME = m.Welcome(
-    2,
+    3,
+    "0f" * 16,
+    250,
+    "none",
     "demon-bridge 0.1.0",
     "embedded",
     "5f" * 32,
@@ -78,15 +81,20 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     """(name, message, rate, number of lanes)"""
     yield (
         "hello",
-        Packet(m.Hello(2, "DEMON 0.1.0", 48000, "stream", 150, ["denoise", "velocity_scale"], CONFIG)),
+        Packet(m.Hello(3, "DEMON 0.1.0", 48000, "stream", 150, 100, "none", ["denoise", "velocity_scale"], CONFIG)),
         48000,
         2,
     )
-    yield "hello_loop", Packet(m.Hello(2, "DEMON 0.1.0", 44100, "loop", 0, ["denoise"], FULL_CONFIG)), 44100, 1
-    yield "hello_no_lanes", Packet(m.Hello(2, "x", 8000, "stream", 1, [], FULL_CONFIG)), 8000, 0
+    yield (
+        "hello_loop",
+        Packet(m.Hello(3, "DEMON 0.1.0", 44100, "loop", 0, 3000, "zstd", ["denoise"], FULL_CONFIG)),
+        44100,
+        1,
+    )
+    yield "hello_no_lanes", Packet(m.Hello(3, "x", 8000, "stream", 1, 1, "none", [], FULL_CONFIG)), 8000, 0
     yield (
         "hello_long",
-        Packet(m.Hello(2, "c" * 64, 192000, "stream", 3000, [f"lane_{k}" for k in range(256)], CONFIG)),
+        Packet(m.Hello(3, "c" * 64, 192000, "stream", 3000, 250, "none", [f"lane_{k}" for k in range(256)], CONFIG)),
         192000,
         256,
     )
@@ -107,8 +115,8 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "feed_48k", Packet(m.Feed(1, 0, 1), _ramp(2, 1920), _ramp(1, 2)), 48000, 2
     yield "end", Packet(m.End(1, 175)), 48000, 0
     yield "drop", Packet(m.Drop(0)), 48000, 0
-    yield "ping", Packet(m.Ping(0, 0)), 48000, 0
-    yield "ping_wanted", Packet(m.Ping(7, -129)), 48000, 0
+    yield "ping", Packet(m.Ping(0, 0, 0, 0)), 48000, 0
+    yield "ping_wanted", Packet(m.Ping(2**31 - 1, 7, -129, 2**53)), 48000, 0
     yield "edit", Packet(m.Edit(2, 12, 3), edits=_edits()), 48000, 2
     yield "edit_last_revision", Packet(m.Edit(2**31 - 1, 2**31 - 1, 1), edits=_edits()[:1]), 48000, 1
     yield "reference", Packet(m.Reference("5f" * 32, 44100, 1_000_000, 65_536, 5), _ramp(2, 5)), 48000, 0
@@ -117,7 +125,9 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "welcome", Packet(WELCOME), 48000, 0
     yield (
         "welcome_bare",
-        Packet(m.Welcome(2, "s", "c", "00" * 32, "b", [], [], 3000, 6000, 50, 256, 2**24, [], [])),
+        Packet(
+            m.Welcome(3, "00" * 16, 1, "zstd", "s", "c", "00" * 32, "b", [], [], 3000, 6000, 50, 256, 2**24, [], [])
+        ),
         48000,
         0,
     )
@@ -127,8 +137,11 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "window", Packet(m.Window(1, 0, 30, 2), _ramp(2, 2 * 1764)), 44100, 0
     yield "window_take", Packet(m.Window(2, 2**31 - 1, -30, 1), _ramp(2, 320)), 8000, 0
     yield "progress", Packet(m.Progress(1, -20, 3, 8)), 48000, 0
-    yield "pong", Packet(m.Pong(1, 128, 0.0, 0.0)), 48000, 0
-    yield "pong_negative", Packet(m.Pong(1, -32769, 12.375, 1.5)), 48000, 0
+    yield "pong", Packet(m.Pong(0, [], [], 0.0, 0.0)), 48000, 0
+    yield "pong_negative", Packet(m.Pong(2**31 - 1, [1, 70_000], [-32_769, 2**40], 12.375, 1.5)), 48000, 0
+    yield "redirect", Packet(m.Redirect("tcp://10.0.0.7:47810", "".join(chr(33 + 2 * k) for k in range(40)))), 48000, 0
+    yield "redirect_no_key", Packet(m.Redirect("tcp://127.0.0.1:5", "")), 48000, 0
+    yield "closing", Packet(m.Closing("the engine is loaded anew")), 48000, 0
     yield "error", Packet(m.Error("E_FEED_GAP", "frame 12 came where 10 was expected", 4)), 48000, 0
 
 
@@ -155,7 +168,7 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     def piece(**fields: object) -> list[bytes]:
         return [header(**(msgspec.msgpack.decode(reference[0]) | fields)), reference[1]]
 
-    hello = m.Hello(2, "x", 48000, "stream", 1, ["a"], m.make_config())
+    hello = m.Hello(3, "x", 48000, "stream", 1, 1, "none", ["a"], m.make_config())
     not_finite = _ramp(2, 320)
     not_finite[1, 7] = np.nan
     infinite = _ramp(1, 2)
@@ -171,16 +184,16 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     yield "bad_array_header", [msgspec.msgpack.encode([1, 2])], "E_MALFORMED", 48000, 0
     yield "bad_no_type", [header(epoch=1)], "E_MALFORMED", 48000, 0
     yield "bad_unknown_type", [header(type="shout", epoch=1)], "E_UNKNOWN_MESSAGE", 48000, 0
-    yield "bad_missing_field", [header(type="ping", epoch=1)], "E_MALFORMED", 48000, 0
-    yield "bad_wrong_type", [header(type="ping", epoch="1", wanted=0)], "E_MALFORMED", 48000, 0
-    yield "bad_float_for_int", [header(type="ping", epoch=1.0, wanted=0)], "E_MALFORMED", 48000, 0
-    yield "bad_bool_for_int", [header(type="ping", epoch=True, wanted=0)], "E_MALFORMED", 48000, 0
-    yield "bad_negative_epoch", [header(type="ping", epoch=-1, wanted=0)], "E_FIELD", 48000, 0
-    yield "bad_huge_int", [header(type="ping", epoch=2**64 - 1, wanted=0)], "E_FIELD", 48000, 0
+    yield "bad_missing_field", [header(type="ping", number=1, epoch=1)], "E_MALFORMED", 48000, 0
+    yield "bad_wrong_type", [header(type="ping", number=1, epoch="1", wanted=0, received=0)], "E_MALFORMED", 48000, 0
+    yield "bad_float_for_int", [header(type="ping", number=1, epoch=1.0, wanted=0, received=0)], "E_MALFORMED", 48000, 0
+    yield "bad_bool_for_int", [header(type="ping", number=1, epoch=True, wanted=0, received=0)], "E_MALFORMED", 48000, 0
+    yield "bad_negative_epoch", [header(type="ping", number=1, epoch=-1, wanted=0, received=0)], "E_FIELD", 48000, 0
+    yield "bad_huge_int", [header(type="ping", number=1, epoch=2**64 - 1, wanted=0, received=0)], "E_FIELD", 48000, 0
     yield "bad_position", [header(type="end", epoch=1, frame=2**53 + 1)], "E_FIELD", 48000, 0
     yield "bad_count", [header(type="feed", epoch=1, frame=0, count=65), *feed[1:]], "E_FIELD", 8000, 2
-    yield "bad_version", [header(type="hello", protocol=3, greeting="hi")], "E_PROTOCOL_VERSION", 48000, 0
-    yield "bad_old_version", [header(type="hello", protocol=1, latency=150)], "E_PROTOCOL_VERSION", 48000, 0
+    yield "bad_version", [header(type="hello", protocol=4, greeting="hi")], "E_PROTOCOL_VERSION", 48000, 0
+    yield "bad_old_version", [header(type="hello", protocol=2, latency=150)], "E_PROTOCOL_VERSION", 48000, 0
     yield "bad_long_prompt", configure(prompt="p" * 4097), "E_FIELD", 48000, 0
     yield "bad_long_prompt_b", configure(prompt_b="p" * 4097), "E_FIELD", 48000, 0
     yield "bad_solver", configure(solver="heun"), "E_FIELD", 48000, 0
@@ -227,9 +240,31 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     yield "bad_lora_names", [changed(WELCOME, lora_names=["choir", "lofi"])], "E_FIELD", 48000, 0
     yield "bad_minimum_latency", [changed(WELCOME, minimum_latency=0)], "E_FIELD", 48000, 0
     yield "bad_take", [changed(m.Window(1, 0, 0, 1), take=-1), bytes(2 * 320 * 4)], "E_FIELD", 8000, 0
-    yield "bad_negative_ticks", [changed(m.Pong(1, 0, 0.0, 0.0), ticks=-1.0)], "E_FIELD", 48000, 0
-    yield "bad_nan_ticks", [changed(m.Pong(1, 0, 0.0, 0.0), ticks=float("nan"))], "E_FIELD", 48000, 0
-    yield "bad_text_generations", [changed(m.Pong(1, 0, 0.0, 0.0), generations="fast")], "E_MALFORMED", 48000, 0
+    yield "bad_negative_ticks", [changed(m.Pong(1, [1], [0], 0.0, 0.0), ticks=-1.0)], "E_FIELD", 48000, 0
+    yield "bad_nan_ticks", [changed(m.Pong(1, [1], [0], 0.0, 0.0), ticks=float("nan"))], "E_FIELD", 48000, 0
+    yield "bad_text_generations", [changed(m.Pong(1, [1], [0], 0.0, 0.0), generations="fast")], "E_MALFORMED", 48000, 0
+    yield "bad_pong_lengths", [changed(m.Pong(1, [1], [0], 0.0, 0.0), expected=[])], "E_FIELD", 48000, 0
+    yield "bad_pong_epochs", [changed(m.Pong(1, [1], [0], 0.0, 0.0), epochs=[0])], "E_FIELD", 48000, 0
+    yield "bad_pong_expected", [changed(m.Pong(1, [1], [0], 0.0, 0.0), expected=["0"])], "E_MALFORMED", 48000, 0
+    yield (
+        "bad_pong_many",
+        [changed(m.Pong(1, [], [], 0.0, 0.0), epochs=list(range(1, 66)), expected=[0] * 65)],
+        "E_FIELD",
+        48000,
+        0,
+    )
+    yield "bad_ticket", [changed(WELCOME, ticket="0F" * 16)], "E_FIELD", 48000, 0
+    yield "bad_credit", [changed(hello, credit=0)], "E_FIELD", 48000, 0
+    yield "bad_packing", [changed(hello, packing="gzip")], "E_FIELD", 48000, 0
+    yield (
+        "bad_feed_packing",
+        [header(type="feed", epoch=1, frame=0, count=1, packing="lz4"), *feed[1:]],
+        "E_FIELD",
+        8000,
+        2,
+    )
+    yield "bad_redirect_key", [header(type="redirect", endpoint="tcp://x:1", key="short")], "E_FIELD", 48000, 0
+    yield "bad_redirect_endpoint", [header(type="redirect", endpoint="", key="")], "E_FIELD", 48000, 0
 
 
 def settled_values() -> Iterator[str]:

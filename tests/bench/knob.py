@@ -120,8 +120,8 @@ def _round_trips(endpoint: str, count: int) -> Sequence[float]:
 
         ask(
             m.Hello(
-                protocol=PROTOCOL_VERSION, client="bench", rate=RATE, mode="loop", latency=0, lanes=list(LANES),
-                config=m.make_config(),
+                protocol=PROTOCOL_VERSION, client="bench", rate=RATE, mode="loop", latency=0, credit=250,
+                packing="none", lanes=list(LANES), config=m.make_config(),
             )
         )  # fmt: skip
-        return [timed(lambda: ask(m.Ping(0, 0))) for _ in range(count)]
+        return [timed(lambda: ask(m.Ping(0, 0, 0, 0))) for _ in range(count)]

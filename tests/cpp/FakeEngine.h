@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #pragma once
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -16,17 +18,27 @@
 
 #include "FakeLoop.h"
 #include "demon/codec.h"
+#include "demon/endpoint.h"
 
-/// An address on which nobody listens.
+/// An address on which nobody listens, nor on the next port.
 inline std::string freeEndpoint()
 {
-    zmq::context_t context(1);
-    zmq::socket_t socket(context, zmq::socket_type::router);
-    socket.bind("tcp://127.0.0.1:*");
-    return socket.get(zmq::sockopt::last_endpoint);
+    for (;;)
+        try
+        {
+            zmq::context_t context(1);
+            zmq::socket_t control(context, zmq::socket_type::router), audio(context, zmq::socket_type::router);
+            control.bind("tcp://127.0.0.1:*");
+            const std::string endpoint = control.get(zmq::sockopt::last_endpoint);
+            audio.bind(demon::audioEndpointOf(endpoint).value());
+            return endpoint;
+        }
+        catch (const std::exception&) // the next port is taken, or there is none
+        {
+        }
 }
 
-/// A small real engine: it speaks the protocol over a ROUTER and answers every frame with its negative.
+/// A small real engine: it speaks the protocol over its two ROUTERs and answers every frame with its negative.
 /// It insists on the frames before a resumed one, as an engine with a model that looks back would. Loops are
 /// FakeLoop's.
 class FakeEngine
@@ -39,8 +51,9 @@ public:
     std::atomic<int> loopWindows{0}; ///< of takes, sent
     std::atomic<int> found{0};       ///< tracks that have heard their welcome
     std::atomic<int> unknownAnswers{0};
-    demon::Error refusal; ///< with a code: answers hello by it. Set before start()
-    std::int64_t retain = 20;
+    demon::Error refusal;     ///< with a code: answers hello by it. Set before start()
+    demon::Redirect redirect; ///< with an endpoint: answers hello by it. Set before start()
+    std::int64_t retain = 20, credit = 250;
 
     explicit FakeEngine(std::string address) : endpoint(std::move(address)) { start(); }
     ~FakeEngine() { stop(); }
@@ -51,7 +64,8 @@ public:
     {
         quit = false;
         context = std::make_unique<zmq::context_t>(1);
-        thread = std::thread([this, socket = bound()]() mutable { run(std::move(socket)); });
+        sockets = {bound(endpoint), bound(demon::audioEndpointOf(endpoint).value())};
+        thread = std::thread([this] { run(); });
     }
     /// Like a killed process: all state is lost.
     void stop()
@@ -59,6 +73,7 @@ public:
         quit = true;
         if (thread.joinable())
             thread.join();
+        sockets = {};
         context.reset();
     }
     /// As a restarted server would: every track is unknown from now on.
@@ -72,6 +87,7 @@ private:
     };
     struct Track
     {
+        std::string audioId; ///< routing id of its audio socket
         demon::PayloadShape shape;
         std::optional<FakeLoop> loop; ///< in mode loop, in place of the epochs
         std::map<std::int64_t, Epoch> epochs;
@@ -80,7 +96,7 @@ private:
     };
     using Tracks = std::map<std::string, Track>;
 
-    zmq::socket_t bound()
+    zmq::socket_t bound(const std::string& address)
     {
         zmq::socket_t socket(*context, zmq::socket_type::router);
         socket.set(zmq::sockopt::linger, 0);
@@ -89,7 +105,7 @@ private:
         for (int attempt = 0; attempt < 50; ++attempt) // the last run's port may be closing
             try
             {
-                socket.bind(endpoint);
+                socket.bind(address);
                 break;
             }
             catch (const zmq::error_t&)
@@ -99,7 +115,7 @@ private:
         return socket;
     }
 
-    void run(zmq::socket_t socket)
+    void run()
     {
         Tracks tracks;
         while (!quit)
@@ -108,87 +124,121 @@ private:
                 tracks.clear();
             if (!holdsWindows)
                 for (auto& [id, track] : tracks)
-                    sendWindows(socket, id, track);
+                    sendWindows(track);
             found = static_cast<int>(
                 std::count_if(tracks.begin(), tracks.end(), [](const auto& one) { return one.second.hasPinged; }));
-            zmq_pollitem_t item{socket.handle(), 0, ZMQ_POLLIN, 0};
-            if (zmq_poll(&item, 1, 2) <= 0)
+            zmq_pollitem_t items[] = {{sockets[0].handle(), 0, ZMQ_POLLIN, 0}, {sockets[1].handle(), 0, ZMQ_POLLIN, 0}};
+            if (zmq_poll(items, 2, 2) <= 0)
                 continue;
-            std::vector<zmq::message_t> parts;
-            do
-            {
-                parts.emplace_back();
-                (void)socket.recv(parts.back());
-            } while (parts.back().more());
-            const std::string id = parts[0].to_string();
-            std::vector<std::string_view> views;
-            for (std::size_t i = 1; i < parts.size(); ++i)
-                views.emplace_back(static_cast<const char*>(parts[i].data()), parts[i].size());
-            answer(socket, id, views, tracks);
+            for (std::size_t i = 0; i < 2; ++i)
+                if ((items[i].revents & ZMQ_POLLIN) != 0)
+                    receive(i == 1, tracks);
         }
     }
 
-    void sendWindows(zmq::socket_t& socket, const std::string& id, Track& track)
+    void receive(bool isAudio, Tracks& tracks)
+    {
+        std::vector<zmq::message_t> parts;
+        do
+        {
+            parts.emplace_back();
+            (void)sockets[isAudio ? 1 : 0].recv(parts.back());
+        } while (parts.back().more());
+        std::string id = parts[0].to_string();
+        if (isAudio)
+        {
+            const auto owner =
+                std::find_if(tracks.begin(), tracks.end(), [&](const auto& one) { return one.second.audioId == id; });
+            if (owner == tracks.end())
+            {
+                ++unknownAnswers;
+                return send(sockets[1], id, demon::Error{demon::error::unknownTrack, "say hello", 0});
+            }
+            id = owner->first;
+        }
+        std::vector<std::string_view> views;
+        for (std::size_t i = 1; i < parts.size(); ++i)
+            views.emplace_back(static_cast<const char*>(parts[i].data()), parts[i].size());
+        answer(isAudio, id, views, tracks);
+    }
+
+    void sendWindows(Track& track)
     {
         for (const demon::Message& window : std::exchange(track.held, {}))
-            send(socket, id, window);
+            send(sockets[1], track.audioId, window);
         if (!track.loop)
             return;
         for (const demon::Message& window : track.loop->tick(holdsFrom))
         {
-            send(socket, id, window);
+            send(sockets[1], track.audioId, window);
             loopWindows += std::get<demon::Window>(window).take > 0 ? 1 : 0;
         }
     }
 
-    void answer(zmq::socket_t& socket, const std::string& id, const std::vector<std::string_view>& parts,
-                Tracks& tracks)
+    void answer(bool isAudio, const std::string& id, const std::vector<std::string_view>& parts, Tracks& tracks)
     {
         using namespace demon;
         const auto known = tracks.find(id);
         const Decoded decoded = decode(parts, known != tracks.end() ? known->second.shape : PayloadShape());
         const Message* message = std::get_if<Message>(&decoded);
+        if (message != nullptr && isAudio != isOrdered(*message))
+            return send(id, Error{error::unknownMessage, "the other socket, please", 0});
         if (message != nullptr && std::holds_alternative<Hello>(*message))
-        {
-            ++hellos;
-            if (!refusal.code.empty())
-                return send(socket, id, refusal);
-            const auto& hello = std::get<Hello>(*message);
-            const bool isLoop = hello.mode == "loop";
-            if (isLoop && hello.latency != 0)
-                return send(socket, id, Error{error::latency, "a loop has no latency", 0});
-            Track& track = tracks[id] = Track{{static_cast<int>(hello.rate), hello.lanes}, {}, {}, {}};
-            if (isLoop)
-                track.loop.emplace(track.shape.rate, hello.lanes.size());
-            Welcome welcome;
-            welcome.server = "fake";
-            welcome.checkpoint = "echo";
-            welcome.checkpointHash = std::string(64, '0');
-            welcome.backend = "test";
-            welcome.lanes = hello.lanes;
-            welcome.costs.assign(hello.lanes.size(), "free");
-            welcome.retain = retain;
-            welcome.clipLimit = FakeLoop::kClipLimit;
-            return send(socket, id, welcome);
-        }
+            return greet(id, std::get<Hello>(*message), tracks);
         if (known == tracks.end())
         {
             ++unknownAnswers;
-            return send(socket, id, Error{error::unknownTrack, "say hello", 0});
+            return send(id, Error{error::unknownTrack, "say hello", 0});
         }
         if (message == nullptr)
-            return send(socket, id, Error{std::get<Fault>(decoded).code, std::get<Fault>(decoded).text, 0});
+            return send(id, Error{std::get<Fault>(decoded).code, std::get<Fault>(decoded).text, 0});
         count(*message);
         if (std::holds_alternative<Bye>(*message))
             return (void)tracks.erase(known);
         Track& track = known->second;
         track.hasPinged = track.hasPinged || std::holds_alternative<Ping>(*message);
         if (!track.loop)
-            return std::visit([&](const auto& m) { on(socket, id, track, m); }, *message);
+            return std::visit([&](const auto& m) { on(id, track, m); }, *message);
         const std::int64_t before = track.loop->framesTaken();
         for (const Message& reply : track.loop->answer(*message))
-            send(socket, id, reply);
+            isOrdered(reply) ? send(sockets[1], track.audioId, reply) : send(id, reply);
         frames += static_cast<int>(track.loop->framesTaken() - before);
+        if (std::holds_alternative<Feed>(*message))
+            for (const Message& reply : track.loop->answer(Ping{})) // its answer tells what was taken
+                send(id, reply);
+    }
+
+    void greet(const std::string& id, const demon::Hello& hello, Tracks& tracks)
+    {
+        using namespace demon;
+        ++hellos;
+        if (!refusal.code.empty())
+            return send(id, refusal);
+        if (!redirect.endpoint.empty())
+            return send(id, redirect);
+        const bool isLoop = hello.mode == "loop";
+        if (isLoop && hello.latency != 0)
+            return send(id, Error{error::latency, "a loop has no latency", 0});
+        const std::string digits = std::to_string(hellos);
+        const std::string ticket = std::string(kTicketDigits - digits.size(), 'a') + digits;
+        std::string audioId = "a";
+        for (std::size_t i = 0; i < ticket.size(); i += 2)
+            audioId.push_back(static_cast<char>(std::stoi(ticket.substr(i, 2), nullptr, 16)));
+        Track& track = tracks[id] = Track{audioId, {static_cast<int>(hello.rate), hello.lanes}, {}, {}, {}};
+        if (isLoop)
+            track.loop.emplace(track.shape.rate, hello.lanes.size());
+        Welcome welcome;
+        welcome.ticket = ticket;
+        welcome.credit = credit;
+        welcome.server = "fake";
+        welcome.checkpoint = "echo";
+        welcome.checkpointHash = std::string(64, '0');
+        welcome.backend = "test";
+        welcome.lanes = hello.lanes;
+        welcome.costs.assign(hello.lanes.size(), "free");
+        welcome.retain = retain;
+        welcome.clipLimit = FakeLoop::kClipLimit;
+        send(id, welcome);
     }
 
     void count(const demon::Message& message)
@@ -205,35 +255,35 @@ private:
 
     // --- mode stream ---
 
-    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Begin& m)
+    void on(const std::string& id, Track& track, const demon::Begin& m)
     {
         using namespace demon;
         const std::int64_t first = FrameGrid::forRate(track.shape.rate).frameOf(m.start);
         if (m.kind != "stream")
-            return send(socket, id, Error{error::field, "a stream's epochs are streams", m.epoch});
+            return send(id, Error{error::field, "a stream's epochs are streams", m.epoch});
         if (m.deliverFrom < first || m.feedFrom < first || m.feedFrom > std::max(first, m.deliverFrom - retain))
-            return send(socket, id, Error{error::field, "feed_from lies too late", m.epoch});
+            return send(id, Error{error::field, "feed_from lies too late", m.epoch});
         track.epochs[m.epoch] = {m.feedFrom, m.deliverFrom, m.offline};
     }
-    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Feed& m)
+    void on(const std::string& id, Track& track, const demon::Feed& m)
     {
         using namespace demon;
         const auto known = track.epochs.find(m.epoch);
         if (known == track.epochs.end())
-            return send(socket, id, Error{error::epoch, "no such epoch", m.epoch});
+            return send(id, Error{error::epoch, "no such epoch", m.epoch});
         Epoch& epoch = known->second;
         if (m.frame > epoch.expected)
-            return send(socket, id, Error{error::feedGap, "gap", m.epoch});
+            return send(id, Error{error::feedGap, "gap", m.epoch});
         if (m.frame < epoch.expected)
             return;
         epoch.expected = m.frame + m.count;
         frames += static_cast<int>(m.count);
         const std::int64_t from = std::max(m.frame, epoch.deliverFrom);
         if (from >= epoch.expected)
-            return;
+            return send(id, positions(track, 0));
         epoch.deliverFrom = epoch.expected;
         const auto length = static_cast<std::size_t>(track.shape.rate / 25);
-        Window window{m.epoch, 0, from, epoch.expected - from, {}};
+        Window window{m.epoch, 0, from, epoch.expected - from, "none", {}};
         for (std::size_t channel = 0; channel < 2; ++channel)
         {
             const std::size_t end = (channel + 1) * static_cast<std::size_t>(m.count) * length;
@@ -241,22 +291,30 @@ private:
                 window.audio.push_back(-m.audio[i]);
         }
         track.held.emplace_back(std::move(window));
+        send(id, positions(track, 0));
     }
-    void on(zmq::socket_t& socket, const std::string& id, Track& track, const demon::Ping& m)
+    void on(const std::string& id, Track& track, const demon::Ping& m)
     {
         if (const auto known = track.epochs.find(m.epoch); known != track.epochs.end() && !known->second.offline)
             known->second.deliverFrom = std::max(known->second.deliverFrom, m.wanted);
-        const auto newest = track.epochs.rbegin();
-        send(socket, id,
-             newest == track.epochs.rend() ? demon::Pong{} : demon::Pong{newest->first, newest->second.expected});
+        send(id, positions(track, m.number));
     }
-    void on(zmq::socket_t& socket, const std::string& id, Track&, const demon::Configure& m)
+    static demon::Pong positions(const Track& track, std::int64_t number)
     {
-        send(socket, id, demon::Configured{m.revision});
+        demon::Pong pong;
+        pong.number = number;
+        for (const auto& [epoch, state] : track.epochs)
+        {
+            pong.epochs.push_back(epoch);
+            pong.expected.push_back(state.expected);
+        }
+        return pong;
     }
-    void on(zmq::socket_t&, const std::string&, Track& track, const demon::Drop& m) { track.epochs.erase(m.epoch); }
-    template <class Other> void on(zmq::socket_t&, const std::string&, Track&, const Other&) {}
+    void on(const std::string& id, Track&, const demon::Configure& m) { send(id, demon::Configured{m.revision}); }
+    void on(const std::string&, Track& track, const demon::Drop& m) { track.epochs.erase(m.epoch); }
+    template <class Other> void on(const std::string&, Track&, const Other&) {}
 
+    void send(const std::string& id, const demon::Message& message) { send(sockets[0], id, message); }
     static void send(zmq::socket_t& socket, const std::string& id, const demon::Message& message)
     {
         const demon::Parts parts = demon::encode(message);
@@ -268,6 +326,7 @@ private:
 
     const std::string endpoint;
     std::unique_ptr<zmq::context_t> context;
+    std::array<zmq::socket_t, 2> sockets; ///< control and audio
     std::atomic<bool> quit{false}, forget{false};
     std::thread thread;
 };

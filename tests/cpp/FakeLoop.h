@@ -135,8 +135,14 @@ private:
     {
         if (Clip* const clip = find(m.epoch))
             clip->wanted = m.wanted;
-        const auto last = clips.rbegin();
-        return {last == clips.rend() ? demon::Pong{} : demon::Pong{last->first, last->second.expected}};
+        demon::Pong pong;
+        pong.number = m.number;
+        for (const auto& [epoch, clip] : clips)
+        {
+            pong.epochs.push_back(epoch);
+            pong.expected.push_back(clip.expected);
+        }
+        return {pong};
     }
     template <class Other> Messages on(const Other&) { return {}; }
 
@@ -191,7 +197,7 @@ private:
     demon::Window window(std::int64_t epoch, const Clip& clip, std::int64_t from, std::int64_t take) const
     {
         const std::int64_t end = std::min(from + kWindow - (from - clip.first) % kWindow, clip.expected);
-        demon::Window made{epoch, take, from, end - from, {}};
+        demon::Window made{epoch, take, from, end - from, "none", {}};
         for (const std::vector<float>& channel : clip.result)
             made.audio.insert(made.audio.end(), channel.begin() + (from - clip.first) * grid.length,
                               channel.begin() + (end - clip.first) * grid.length);

@@ -48,12 +48,16 @@ struct Rig
         output = {epoch, frame};
         advance(0);
     }
-    void welcome(std::int64_t retain = 20)
+    void welcome(std::int64_t retain = 20, std::int64_t credit = 250)
     {
         Welcome message;
+        message.ticket = std::string(kTicketDigits, 'a');
+        message.credit = credit;
         message.retain = retain;
         hear(message);
     }
+    /// What the engine has of an epoch, in answer to the last ping.
+    void pong(std::int64_t epoch, std::int64_t expected) { hear(Pong{count<Ping>(), {epoch}, {expected}, 0.0, 0.0}); }
     void begin(std::int32_t epoch, bool offline = true)
     {
         FeedItem item;
@@ -73,7 +77,14 @@ struct Rig
     }
     void window(std::int64_t epoch, std::int64_t frame, std::int64_t count)
     {
-        hear(Window{epoch, 0, frame, count, std::vector<float>(2 * kFrame * static_cast<std::size_t>(count), 1.0f)});
+        hear(Window{epoch, 0, frame, count, "none",
+                    std::vector<float>(2 * kFrame * static_cast<std::size_t>(count), 1.0f)});
+    }
+    /// The frame after the last one that was fed.
+    std::int64_t fedTo() const
+    {
+        const std::vector<Feed> feeds = all<Feed>();
+        return feeds.empty() ? 0 : feeds.back().frame + feeds.back().count;
     }
     template <class M> std::vector<M> all() const
     {

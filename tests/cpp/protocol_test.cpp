@@ -58,8 +58,10 @@ TEST_CASE("header keys come in any order and unknown ones are ignored")
 {
     msgpack::sbuffer buffer;
     msgpack::packer<msgpack::sbuffer> packer(buffer);
-    packer.pack_map(4);
+    packer.pack_map(6);
     packer.pack("wanted"), packer.pack(12);
+    packer.pack("received"), packer.pack(5);
+    packer.pack("number"), packer.pack(1);
     packer.pack("later_version"), packer.pack(std::vector<int>{1, 2});
     packer.pack("epoch"), packer.pack(4);
     packer.pack("type"), packer.pack("ping");

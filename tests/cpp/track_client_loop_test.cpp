@@ -71,7 +71,7 @@ struct LoopRig : Rig
     }
     void take(std::int64_t number, std::int64_t frame, std::int64_t count, float value)
     {
-        hear(Window{kClip, number, frame, count,
+        hear(Window{kClip, number, frame, count, "none",
                     std::vector<float>(2 * kFrame * static_cast<std::size_t>(count), value)});
     }
     std::vector<WetFrame> takeFrames()
@@ -385,11 +385,11 @@ TEST_CASE("a long clip does not fill the memory twice: it is fed as the engine t
             frames += feed.count;
         return frames;
     };
-    CHECK(fed() < 1600);
+    CHECK(fed() <= 250);
     CHECK(rig.count<End>() == 0);
-    for (int i = 0; i < 10 && rig.count<End>() == 0; ++i)
+    for (int i = 0; i < 30 && rig.count<End>() == 0; ++i)
     {
-        rig.hear(Pong{kClip, fed()});
+        rig.pong(kClip, fed());
         rig.advance(1);
     }
     CHECK(fed() == 6000);

@@ -34,7 +34,7 @@ TEST_CASE("feeds are joined up to 25 frames")
     CHECK(feeds[2].lanes.size() == 10 * kWireLaneCount);
 }
 
-TEST_CASE("without an answer the socket is opened anew, after waits that double up to two seconds")
+TEST_CASE("without an answer the socket is opened anew, after waits that double up to one second")
 {
     Rig rig;
     CHECK(rig.reconnects == 1);
@@ -44,7 +44,7 @@ TEST_CASE("without an answer the socket is opened anew, after waits that double 
     CHECK(rig.reconnects == 3);
     rig.advance(3000 + 1000 + 10);
     CHECK(rig.reconnects == 4);
-    rig.advance(2 * (3000 + 2000 + 10));
+    rig.advance(2 * (3000 + 1000 + 10));
     CHECK(rig.reconnects == 6);
 }
 
@@ -129,12 +129,12 @@ TEST_CASE("an engine that lags and stands still for two seconds is fed again fro
     const int before = rig.count<Feed>();
     for (int i = 0; i < 7; ++i)
     {
-        rig.hear(Pong{1, 5});
+        rig.pong(1, 5);
         rig.advance(250);
     }
     CHECK(rig.count<Feed>() == before);
     rig.advance(500);
-    rig.hear(Pong{1, 5});
+    rig.pong(1, 5);
     REQUIRE(rig.count<Feed>() == before + 1);
     CHECK(rig.all<Feed>().back().frame == 5);
     CHECK(rig.all<Feed>().back().count == 15);
@@ -146,14 +146,15 @@ TEST_CASE("an engine that has not heard of the newest epoch for two seconds is t
     rig.welcome();
     rig.begin(1);
     rig.feed(1, 0, 5);
-    rig.hear(Pong{0, 0}); // may have crossed the begin
+    rig.hear(Pong{}); // may have crossed the begin
     rig.advance(500);
-    rig.hear(Pong{1, 5});
+    CHECK(rig.count<Hello>() == 1);
+    rig.pong(1, 5);
     rig.begin(2);
     rig.feed(2, 0, 5);
     for (int i = 0; i < 10; ++i)
     {
-        rig.hear(Pong{1, 5});
+        rig.pong(1, 5);
         rig.advance(250);
     }
     CHECK(rig.count<Hello>() == 2);
@@ -168,7 +169,7 @@ TEST_CASE("a feed gap is closed at the next pong")
     rig.feed(1, 0, 20);
     rig.welcome();
     rig.hear(Error{error::feedGap, "", 1});
-    rig.hear(Pong{1, 0});
+    rig.pong(1, 0);
     CHECK(rig.all<Feed>().back().frame == 0);
     CHECK(rig.all<Feed>().back().count == 20);
 }
@@ -355,12 +356,12 @@ TEST_CASE("after a pause nothing is sent twice")
     rig.welcome();
     for (int i = 0; i < 20; ++i)
     {
-        rig.hear(Pong{1, 20});
+        rig.pong(1, 20);
         rig.advance(250);
     }
     rig.feed(1, 20, 5);
     const int before = rig.count<Feed>();
-    rig.hear(Pong{1, 20}); // has crossed the feed
+    rig.pong(1, 20); // has crossed the feed
     CHECK(rig.count<Feed>() == before);
 }
 
@@ -409,4 +410,143 @@ TEST_CASE("the user may see how far a run is known and how far it has come")
     rig.window(1, 0, 4);
     CHECK(rig.client.status().readyTo == 4);
     CHECK(rig.client.status().fedTo == 10);
+}
+
+TEST_CASE("every epoch is fed again from where it stands, not only the newest")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 20);
+    rig.begin(2);
+    rig.feed(2, 0, 5);
+    rig.welcome();
+    const int before = rig.count<Feed>();
+    rig.hear(Error{error::feedGap, "", 1});
+    rig.hear(Pong{rig.count<Ping>(), {1, 2}, {8, 5}, 0.0, 0.0});
+    REQUIRE(rig.count<Feed>() == before + 1);
+    CHECK(rig.all<Feed>().back().epoch == 1);
+    CHECK(rig.all<Feed>().back().frame == 8);
+}
+
+TEST_CASE("no more is fed than the engine has given credit for")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 100);
+    rig.welcome(20, 30);
+    CHECK(rig.fedTo() == 30);
+    rig.advance(1000);
+    CHECK(rig.fedTo() == 30);
+    rig.hear(Pong{0, {1}, {10}, 0.0, 0.0}); // unasked, as input was taken
+    CHECK(rig.fedTo() == 40);
+    rig.hear(Pong{0, {1}, {40}, 0.0, 0.0});
+    CHECK(rig.fedTo() == 70);
+    rig.hear(Pong{0, {1}, {100}, 0.0, 0.0});
+    CHECK(rig.fedTo() == 100);
+}
+
+TEST_CASE("the end of an epoch waits for credit like its frames")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 40);
+    FeedItem end;
+    end.kind = FeedItem::Kind::end;
+    end.epoch = 1;
+    end.frame = 40;
+    rig.client.accept(end);
+    rig.welcome(20, 30);
+    CHECK(rig.count<End>() == 0);
+    rig.hear(Pong{0, {1}, {30}, 0.0, 0.0});
+    CHECK(rig.count<End>() == 1);
+}
+
+TEST_CASE("windows are acknowledged at once when a quarter of the credit has come")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 200);
+    rig.welcome();
+    rig.advance(1);
+    const std::int64_t quarter = rig.all<Hello>().front().credit / 4;
+    const int before = rig.count<Ping>();
+    rig.window(1, 0, quarter - 1);
+    CHECK(rig.count<Ping>() == before);
+    rig.window(1, quarter - 1, 2);
+    REQUIRE(rig.count<Ping>() == before + 1);
+    CHECK(rig.all<Ping>().back().received == quarter + 1);
+    CHECK(rig.all<Ping>().back().wanted == quarter + 1);
+    rig.welcome();
+    rig.client.reconnect();
+    rig.advance(1);
+    rig.welcome();
+    CHECK(rig.all<Ping>().back().received == 0); // counted from the welcome
+}
+
+TEST_CASE("only the answer to the last ping tells the round trip")
+{
+    Rig rig;
+    rig.welcome();
+    rig.advance(10);
+    rig.hear(Pong{0, {}, {}, 0.0, 0.0});
+    CHECK(rig.client.status().roundTripNanoseconds == 0);
+    rig.hear(Pong{rig.all<Ping>().back().number, {}, {}, 0.0, 0.0});
+    CHECK(rig.client.status().roundTripNanoseconds > 0);
+}
+
+TEST_CASE("every welcome names the audio socket once")
+{
+    Rig rig;
+    CHECK(rig.client.takeTicket().empty());
+    rig.welcome();
+    CHECK(rig.client.takeTicket() == std::string(kTicketDigits, 'a'));
+    CHECK(rig.client.takeTicket().empty());
+}
+
+TEST_CASE("a redirected track says hello there, and comes back when it is lost")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    CHECK(rig.reconnects == 2);
+    CHECK(rig.count<Hello>() == 2);
+    REQUIRE(rig.client.redirect());
+    CHECK(rig.client.redirect()->endpoint == "tcp://127.0.0.1:5000");
+    rig.welcome();
+    CHECK(rig.count<Begin>() == 1);
+    SECTION("by silence") { rig.advance(3000 + 300); }
+    SECTION("by a restart there") { rig.hear(Error{error::unknownTrack, "", 0}); }
+    SECTION("since it closes") { rig.hear(Closing{"drained"}); }
+    CHECK_FALSE(rig.client.redirect());
+    rig.advance(300);
+    CHECK(rig.reconnects == 3);
+    rig.welcome();
+    CHECK(rig.count<Begin>() == 2);
+}
+
+TEST_CASE("an engine that one was sent to sends nobody further")
+{
+    Rig rig;
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    rig.hear(Redirect{"tcp://127.0.0.1:6000", ""});
+    CHECK(rig.client.status().state == LinkState::lost);
+    CHECK_FALSE(rig.client.redirect());
+    rig.advance(300);
+    CHECK(rig.count<Hello>() == 3);
+}
+
+TEST_CASE("an engine that closes is left at once and tried again soon")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.welcome();
+    rig.hear(Closing{"the engine stops"});
+    CHECK(rig.client.status().state == LinkState::lost);
+    CHECK(rig.client.status().errorCode.empty());
+    rig.advance(260);
+    CHECK(rig.reconnects == 2);
+    rig.welcome();
+    CHECK(rig.all<Begin>().back().feedFrom == 0);
 }

@@ -14,6 +14,7 @@ from track_rig import edits, feed_clip, finish, loop_track, music, stream, take_
 
 from engine_server.tracks.clip_result import DECODE_FRAMES
 from engine_server.tracks.engine import Engine, StepResult
+from engine_server.tracks.loop import UNHEARD_TAKES
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import make_config
 
@@ -38,9 +39,12 @@ def started(tiny, *, depth=4, config=None, lanes=NEUTRAL, **options):
     return engine, track
 
 
-def run(engine, ticks):
+def run(engine, ticks, *, playing=None):
+    """Step; the playhead of the track `playing` moves. (tick, window) of all that came."""
     windows = []
     for tick in range(ticks):
+        if playing:
+            playing.skip(1, tick)
         result = engine.step()
         assert not result.failures
         windows += [(tick, window) for window in result.windows]
@@ -91,12 +95,12 @@ def test_an_edit_that_changes_nothing_starts_nothing(tiny):
 
 @pytest.mark.parametrize(("steps", "depth"), [(4, 4), (8, 4), (6, 4), (2, 4), (8, 8)])
 def test_takes_come_evenly(tiny, steps, depth):
-    """With feedback the loop never rests."""
+    """With feedback the loop does not rest while it is listened to."""
     lanes = NEUTRAL.copy()
     lanes[:, 4] = 0.5
-    engine, _ = started(tiny, depth=depth, config=make_config("strings", 7, steps), lanes=lanes)
+    engine, track = started(tiny, depth=depth, config=make_config("strings", 7, steps), lanes=lanes)
     engine.step()  # encodes what came in
-    ticks = [tick for tick, _ in _takes(run(engine, 5 * steps))]
+    ticks = [tick for tick, _ in _takes(run(engine, 5 * steps, playing=track))]
     gaps = set(np.diff(ticks[1:]))
     assert gaps <= {max(1, math.floor(steps / depth)), max(1, math.ceil(steps / depth))}
 
@@ -224,6 +228,21 @@ def test_feedback_goes_on_for_ever_and_each_take_hears_the_one_before(tiny, plai
     track.edit(1, edits((4, 0, FRAMES, 0.0)))
     windows += finish(engine)
     assert np.array_equal(take_of(windows), plain)
+
+
+def test_feedback_rests_when_nobody_listens_and_goes_on_when_the_playhead_moves(tiny):
+    lanes = NEUTRAL.copy()
+    lanes[:, 4] = 0.7
+    engine, track = started(tiny, lanes=lanes)
+    last = max(window.take for window in finish(engine))
+    assert last >= UNHEARD_TAKES
+    track.skip(1, 5)
+    assert engine.has_work()
+    assert max(window.take for window in finish(engine)) > last
+    track.skip(1, 5)
+    assert not engine.has_work()
+    track.edit(1, edits((0, 0, FRAMES, 0.5)))
+    assert engine.has_work()  # a change is made at once
 
 
 def test_a_configuration_is_heard_with_the_next_take(tiny):

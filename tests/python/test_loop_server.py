@@ -10,7 +10,7 @@ import pytest
 from track_rig import music, write_lora
 from wire import ServerProcess, WireClient
 
-from engine_server.serve.client import Client
+from engine_server.serve.client import RESEND_AFTER_S, Client
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.lanes import CLIP_LANES
@@ -62,7 +62,7 @@ def collect(client, *, epoch, take=None):
         if take is None or packet.header.take >= take:
             parts[packet.header.frame] = packet.audio
             if take is None:
-                client.send(m.Ping(epoch, packet.header.frame + packet.header.count))
+                client.ping(epoch, packet.header.frame + packet.header.count)
     return np.concatenate([parts[frame] for frame in sorted(parts)], axis=1)
 
 
@@ -84,7 +84,7 @@ def test_welcome_says_what_there_is(client, folder):
 def test_a_loop_an_edit_and_a_commit(client, expected):
     greet(client)
     client.clip(CLIP, start=30, deliver_from=30)
-    client.send(m.Ping(1, 60))
+    client.ping(1, 60)
     assert collect(client, epoch=1, take=1).shape == expected.shape
     client.edit(1, 5, (0, 0, FRAMES, 0.3), (0, 0, FRAMES, 0.6), (1, 20, FRAMES, 0.2))
     assert client.wait_for(m.Edited).header == m.Edited(1, 5)
@@ -102,7 +102,7 @@ def test_a_commit_goes_on_after_a_crash_with_the_same_bits(tiny_folder, expected
         first = client.wait_for(m.Window)
         process.kill()
         process.start()
-        client.send(m.Ping(1, first.header.count))
+        client.ping(1, first.header.count)
         client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
         greet(client)
         client.clip(CLIP, kind="commit", deliver_from=first.header.count)
@@ -176,15 +176,15 @@ def test_pong_tells_the_rhythm(client):
     greet(client)
     client.clip(CLIP)
     collect(client, epoch=1, take=1)
-    client.send(m.Ping(1, 0))
+    client.ping(1, 0)
     client.wait_for(m.Pong)
-    client.send(m.Ping(1, 0))
+    client.ping(1, 0)
     busy = client.wait_for(m.Pong).header
     assert busy.ticks > 0.0
     assert busy.generations > 0.0
     time.sleep(3.2)
     for _ in range(2):
-        client.send(m.Ping(1, 0))
+        client.ping(1, 0)
         idle = client.wait_for(m.Pong).header
         time.sleep(0.1)
     assert (idle.ticks, idle.generations) == (0.0, 0.0)
@@ -198,7 +198,7 @@ def test_a_stream_still_is_one(client, tiny):
 
 
 def test_a_slow_connection_gets_the_newest_take_once():
-    client = Client(b"d", m.Hello(2, "x", 48_000, "loop", 0, [], CONFIG), 0.0)
+    client = Client(b"c", m.Hello(3, "x", 48_000, "loop", 0, 250, "none", [], CONFIG), 0.0)
     for take in (1, 2):
         for frame in (0, 25):
             client.deliver(AudioWindow("t", 1, frame, 25, np.zeros((2, 1), dtype=np.float32), take))
@@ -207,8 +207,29 @@ def test_a_slow_connection_gets_the_newest_take_once():
         sent.append((window.frame, window.take))
         client.mark_sent(window, 0.0)
     assert sorted(sent) == [(0, 2), (25, 2)]
-    client.acknowledge(1, 0, 10.0)
+    client.acknowledge(1, 0, 50, 10.0)
     assert client.due() is None
     client.deliver(AudioWindow("t", 1, 0, 25, np.zeros((2, 1), dtype=np.float32), 3))
     client.drop(1)
     assert client.due() is None
+
+
+def test_takes_wait_for_credit_and_are_replaced_meanwhile():
+    client = Client(b"c", m.Hello(3, "x", 48_000, "loop", 0, 30, "none", [], CONFIG), 0.0)
+
+    def offer(take, frame=0):
+        client.deliver(AudioWindow("t", 1, frame, 25, np.zeros((2, 1), dtype=np.float32), take))
+
+    offer(1)
+    client.mark_sent(client.due(), 0.0)
+    for take in (2, 3, 4):
+        offer(take)
+        assert client.due() is None
+    client.acknowledge(1, 0, 25, 0.1)
+    assert client.due().take == 4
+    client.mark_sent(client.due(), 0.2)
+    offer(5)
+    client.acknowledge(1, 0, 25, 1.0)
+    assert client.due() is None
+    client.acknowledge(1, 0, 25, 0.2 + RESEND_AFTER_S + 0.1)  # it was lost on the way: the credit is not
+    assert client.due().take == 5

@@ -59,8 +59,10 @@ def test_lane_values_and_frames_are_those_of_the_vectors():
 
 
 def test_keys_in_any_order_and_unknown_keys_are_accepted():
-    header = msgspec.msgpack.encode({"wanted": 3, "future": [1, {"x": None}], "epoch": 2, "type": "ping"})
-    assert decode([header], rate=48000, lane_count=0).header == m.Ping(2, 3)
+    header = msgspec.msgpack.encode(
+        {"wanted": 3, "future": [1, {"x": None}], "received": 4, "epoch": 2, "number": 1, "type": "ping"}
+    )
+    assert decode([header], rate=48000, lane_count=0).header == m.Ping(1, 2, 3, 4)
 
 
 @given(st.lists(st.binary(max_size=200), max_size=4))
@@ -72,7 +74,9 @@ def test_garbage_raises_a_named_error(parts):
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_flipped_byte_in_a_header_never_escapes_as_another_exception(position, value):
-    parts = encode(Packet(m.Hello(2, "x", 48000, "stream", 150, ["denoise"], m.make_config("p", 1, 0, "ode"))))
+    parts = encode(
+        Packet(m.Hello(3, "x", 48000, "stream", 150, 100, "none", ["denoise"], m.make_config("p", 1, 0, "ode")))
+    )
     header = bytearray(parts[0])
     header[position % len(header)] = value
     with contextlib.suppress(DemonError):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -13,12 +14,16 @@ import zmq
 from wire import ServerProcess, WireClient
 
 from engine_server.serve.client import RESEND_AFTER_S, Client
+from engine_server.serve.endpoint import audio_endpoint, check_endpoint
+from engine_server.serve.server import MAX_WAITING_FRAMES, Server
+from engine_server.serve.worker import Event
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
 from engine_server.tracks.track import AudioWindow
 from shared_protocol import messages as m
-from shared_protocol.codec import Packet, encode
+from shared_protocol.codec import Packet, decode, encode
+from shared_protocol.errors import DemonError
 
 FRAMES, FRAME = 160, 1920
 
@@ -93,7 +98,7 @@ def test_a_server_killed_in_mid_bounce_goes_on_with_the_same_bits(tiny_folder, s
             position += window.header.count
         process.kill()
         process.start()
-        client.send(m.Ping(1, position))
+        client.ping(1, position)
         client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
         client.hello()
         feed_from = position - retain
@@ -111,30 +116,34 @@ def test_windows_are_sent_again_until_they_are_acknowledged(client, source):
     client.send(m.Begin(1, "stream", 0, 0, 0, True))
     client.feed(1, 0, source[:, : 64 * FRAME])
     first = client.wait_for(m.Window, frame=0)
-    time.sleep(RESEND_AFTER_S + 0.3)
-    client.send(m.Ping(1, 0))
-    assert np.array_equal(client.wait_for(m.Window, frame=0).audio, first.audio)
-    client.send(m.Ping(1, first.header.count))
-    time.sleep(RESEND_AFTER_S + 0.3)
-    client.send(m.Ping(1, first.header.count))
-    with pytest.raises(TimeoutError):
-        client.wait_for(m.Window, timeout_s=1.0, frame=0)
+    again = None
+    deadline = time.monotonic() + 30
+    while again is None and time.monotonic() < deadline:
+        client.ping(1, 0)
+        with contextlib.suppress(TimeoutError):
+            again = client.wait_for(m.Window, timeout_s=0.5, frame=0)
+    assert again is not None
+    assert np.array_equal(again.audio, first.audio)
+    for _ in range(int(2 * RESEND_AFTER_S / 0.5)):
+        client.ping(1, first.header.count)
+        with pytest.raises(TimeoutError):
+            client.wait_for(m.Window, timeout_s=0.5, frame=0)
 
 
 def test_pong_tells_where_the_feed_stands(client, source):
     client.hello()
-    client.send(m.Ping(0, 0))
-    assert client.wait_for(m.Pong).header == m.Pong(0, 0, 0.0, 0.0)
+    client.send(m.Ping(0, 0, 0, 0))
+    assert client.wait_for(m.Pong).header == m.Pong(0, [], [], 0.0, 0.0)
     client.send(m.Begin(5, "stream", 0, 0, 0, False))
     client.feed(5, 0, source[:, : 10 * FRAME])
     deadline = time.monotonic() + 10
-    while (pong := client_pong(client)) and (pong.epoch, pong.expected) != (5, 10):
+    while (pong := client_pong(client)) and (pong.epochs, pong.expected) != ([5], [10]):
         assert time.monotonic() < deadline
 
 
 def client_pong(client):
-    client.send(m.Ping(5, 0))
-    return client.wait_for(m.Pong).header
+    client.ping(5, 0, number=7)
+    return client.wait_for(m.Pong, number=7).header
 
 
 def bad_messages():
@@ -147,7 +156,7 @@ def bad_messages():
     yield "garbage", [b"\xc1garbage"], "E_MALFORMED"
     yield "no part at all", [b""], "E_MALFORMED"
     yield "unknown type", [msgspec.msgpack.encode({"type": "shout"})], "E_UNKNOWN_MESSAGE"
-    yield "a server's message", encode(Packet(m.Pong(0, 0, 0.0, 0.0))), "E_UNKNOWN_MESSAGE"
+    yield "a server's message", encode(Packet(m.Pong(0, [], [], 0.0, 0.0))), "E_UNKNOWN_MESSAGE"
     yield "NaN audio", encode(Packet(m.Feed(1, 0, 1), not_a_number, lanes)), "E_NOT_FINITE"
     yield "lane out of range", encode(Packet(m.Feed(1, 0, 1), silence, lanes + 1.5)), "E_LANE_RANGE"
     yield "epoch never begun", encode(Packet(m.Feed(9, 0, 1), silence, lanes)), "E_EPOCH"
@@ -167,7 +176,7 @@ def bad_messages():
 def test_bad_messages_get_their_name_and_cost_nobody_else(client, server, parts, code):
     client.hello()
     client.send(m.Begin(1, "stream", 0, 0, 0, True))
-    client.send_raw(parts)
+    client.send_raw(parts, by_audio=True)
     assert client.wait_for(m.Error).header.code == code
     client.send(m.Configure(3, m.make_config("still here", 1, 0, "ode")))
     client.wait_for(m.Configured, revision=3)
@@ -178,7 +187,7 @@ def test_bad_messages_get_their_name_and_cost_nobody_else(client, server, parts,
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
-        ({"protocol": 1}, "E_PROTOCOL_VERSION"),
+        ({"protocol": 2}, "E_PROTOCOL_VERSION"),
         ({"rate": 44_101}, "E_SAMPLE_RATE"),
         ({"rate": 4_000_000}, "E_SAMPLE_RATE"),
         ({"latency": 10}, "E_LATENCY"),
@@ -198,7 +207,8 @@ def test_an_oversize_part_costs_its_sender_only(server, source, expected):
     with WireClient(server.endpoint) as honest, WireClient(server.endpoint) as greedy:
         honest.hello()
         greedy.hello()
-        greedy.send_raw([bytes(17 * 2**20)])
+        greedy.send_raw([bytes(5 * 2**20)], by_audio=True)
+        greedy.send_raw([bytes(2**17)])
         assert np.array_equal(honest.bounce(source, frames=FRAMES), expected)
 
 
@@ -211,17 +221,11 @@ def test_ctrl_c_ends_the_server_cleanly(tiny_folder, source):
 
 
 def test_a_second_server_on_the_same_port_says_what_is_wrong(server, tiny):
-    from engine_server.serve.server import Server
-    from shared_protocol.errors import DemonError
-
     with pytest.raises(DemonError, match="E_BIND"):
         Server(Engine(tiny), server.endpoint)
 
 
 def test_beyond_loopback_nothing_is_bound(tiny):
-    from engine_server.serve.endpoint import check_endpoint
-    from shared_protocol.errors import DemonError
-
     check_endpoint("tcp://127.0.0.1:47800")
     check_endpoint("tcp://[::1]:*")
     for endpoint in ("tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.2:1", "tcp://127.0.0.1.evil:1", "epgm://x", ""):
@@ -229,31 +233,83 @@ def test_beyond_loopback_nothing_is_bound(tiny):
             check_endpoint(endpoint)
 
 
+def outbox(credit=250):
+    return Client(b"c", m.Hello(3, "x", 48_000, "stream", 150, credit, "none", [], m.make_config("", 0, 0, "ode")), 0.0)
+
+
+def offer(client, epoch, frame):
+    client.deliver(AudioWindow("t", epoch, frame, 20, np.zeros((2, 1), dtype=np.float32)))
+
+
 def test_the_outbox_forgets_what_was_acknowledged_and_dropped():
-    client = Client(b"d", m.Hello(2, "x", 48_000, "stream", 150, [], m.make_config("", 0, 0, "ode")), 0.0)
+    client = outbox()
     for epoch, frame in ((1, 0), (1, 20), (2, 0)):
-        client.deliver(AudioWindow("t", epoch, frame, 20, np.zeros((2, 1), dtype=np.float32)))
+        offer(client, epoch, frame)
     client.mark_sent(client.due(), 0.0)
-    client.acknowledge(1, 20, 0.1)
+    client.acknowledge(1, 20, 20, 0.1)
     assert (client.due().epoch, client.due().frame) == (1, 20)
     client.drop(1)
     assert client.due().epoch == 2
     client.mark_sent(client.due(), 1.0)
-    client.acknowledge(2, 0, 1.5)
+    client.acknowledge(2, 0, 20, 1.5)
     assert client.due() is None
-    client.acknowledge(2, 0, 1.0 + RESEND_AFTER_S + 0.1)
+    client.acknowledge(2, 0, 20, 1.0 + RESEND_AFTER_S + 0.1)
     assert client.due().epoch == 2
-    client.acknowledge(0, 0, 9.0)
+    client.acknowledge(0, 0, 20, 9.0)
     assert client.due() is None
+    assert client.frames_held == 0
+
+
+def test_windows_are_sent_as_far_as_the_credit_goes():
+    client = outbox(credit=50)
+    for k in range(5):
+        offer(client, 1, 20 * k)
+    sent = []
+    while window := client.due():
+        sent.append(window.frame)
+        client.mark_sent(window, 0.0)
+    assert sent == [0, 20]
+    client.acknowledge(1, 20, 20, 0.1)
+    assert client.due().frame == 40
+    client.mark_sent(client.due(), 0.1)
+    assert client.due() is None
+
+
+def test_a_window_beyond_the_credit_is_sent_alone():
+    client = outbox(credit=1)
+    offer(client, 1, 0)
+    offer(client, 1, 20)
+    client.mark_sent(client.due(), 0.0)
+    assert client.due() is None
+    client.acknowledge(1, 20, 20, 0.1)
+    assert client.due().frame == 20
+
+
+def test_while_windows_arrive_nothing_is_sent_again_however_slow_the_connection():
+    client = outbox()
+    for k in range(10):
+        offer(client, 1, 20 * k)
+        client.mark_sent(client.due(), 0.0)
+    for k in range(1, 10):
+        client.acknowledge(1, 20 * k, 20 * k, 0.8 * RESEND_AFTER_S * k)
+        assert client.due() is None
+    client.acknowledge(1, 180, 180, 0.8 * RESEND_AFTER_S * 9 + RESEND_AFTER_S + 0.1)
+    assert client.due().frame == 180
+
+
+def test_what_a_live_client_has_left_behind_is_dropped_before_it_is_sent():
+    client = outbox(credit=20)
+    for k in range(5):
+        offer(client, 1, 20 * k)
+    client.mark_sent(client.due(), 0.0)
+    client.acknowledge(1, 70, 20, 0.1)
+    assert client.due().frame == 60
 
 
 def test_a_second_hello_gets_nothing_of_the_first(tiny):
     """What the engine still finishes for the first must not reach the second, which may use the same epoch."""
-    from engine_server.serve.server import Server
-    from engine_server.serve.worker import Event
-
     server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"d" + bytes(16)
-    hello = Packet(m.Hello(2, "x", 48_000, "stream", 150, [], m.make_config("", 0, 0, "ode")))
+    hello = Packet(m.Hello(3, "x", 48_000, "stream", 150, 250, "none", [], m.make_config("", 0, 0, "ode")))
 
     def finish_for(client):
         window = AudioWindow(client.track_id, 1, 0, 20, np.zeros((2, 20 * FRAME), dtype=np.float32))
@@ -270,7 +326,7 @@ def test_a_second_hello_gets_nothing_of_the_first(tiny):
         finish_for(second)
         assert second.due() is not None
     finally:
-        server._context.destroy(linger=0)
+        server._sockets.close()
 
 
 def test_a_flood_of_pings_does_not_keep_others_waiting(server):
@@ -281,7 +337,7 @@ def test_a_flood_of_pings_does_not_keep_others_waiting(server):
             noisy.hello()
             deadline = time.monotonic() + 20
             while not stop.is_set() and time.monotonic() < deadline:
-                noisy.send(m.Ping(0, 0))
+                noisy.send(m.Ping(0, 0, 0, 0))
 
     thread = threading.Thread(target=flood)
     thread.start()
@@ -299,7 +355,7 @@ def test_a_refused_hello_takes_no_place(server):
     with WireClient(server.endpoint) as client:
         client.send(client.hello_header(latency=10))
         client.wait_for(m.Error, code="E_LATENCY")
-        client.send(m.Ping(0, 0))
+        client.send(m.Ping(0, 0, 0, 0))
         client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
 
 
@@ -319,3 +375,101 @@ def test_a_client_that_never_reads_costs_nobody_else(server, source, expected):
         client.hello()
         assert np.array_equal(client.bounce(source, frames=FRAMES), expected)
     context.destroy(linger=0)
+
+
+def test_a_message_on_the_wrong_socket_is_refused(client):
+    client.hello()
+    client.send_raw(encode(Packet(m.Ping(0, 0, 0, 0))), by_audio=True)
+    assert client.wait_for(m.Error).header.code == "E_UNKNOWN_MESSAGE"
+    client.send_raw(encode(Packet(m.Begin(1, "stream", 0, 0, 0, True))))
+    assert client.wait_for(m.Error).header.code == "E_UNKNOWN_MESSAGE"
+
+
+def test_audio_of_an_earlier_hello_is_not_taken_for_that_of_a_later_one(client, server, source):
+    client.hello()
+    old = client._open(client.audio.getsockopt(zmq.ROUTING_ID), audio_endpoint(server.endpoint))
+    client.hello()
+    old.send_multipart(encode(Packet(m.Begin(1, "stream", 0, 0, 0, True))))
+    assert old.poll(10_000)
+    assert decode(old.recv_multipart(), rate=48_000, lane_count=1).header.code == "E_UNKNOWN_TRACK"
+    client.ping(number=1)
+    assert client.wait_for(m.Pong, number=1).header.epochs == []
+    old.close()
+
+
+def test_a_drop_may_overtake_what_it_drops(client, source):
+    client.hello()
+    client.send(m.Drop(1))
+    client.ping(number=1)
+    client.wait_for(m.Pong, number=1)
+    client.send(m.Begin(1, "stream", 0, 0, 0, True))
+    client.feed(1, 0, source[:, : 64 * FRAME])
+    client.send(m.Begin(2, "stream", 0, 0, 0, True))
+    client.feed(2, 0, source[:, : 64 * FRAME])
+    assert client.wait_for(m.Window).header.epoch == 2
+    assert not [packet for packet in client.received if isinstance(packet.header, m.Error)]
+
+
+def test_a_cancel_is_not_behind_audio(client, source):
+    """A feed that was sent before the drop is still in the other socket's queue, or waits for the engine: it is ignored."""
+    client.hello()
+    client.send(m.Begin(1, "stream", 0, 0, 0, True))
+    for frame in range(0, 160, 32):
+        client.feed(1, frame, source[:, frame * FRAME : (frame + 32) * FRAME])
+    client.send(m.Drop(1))
+    client.send(m.Begin(2, "stream", 0, 0, 0, True))
+    client.feed(2, 0, source[:, : 64 * FRAME])
+    assert client.wait_for(m.Window, epoch=2)
+    assert not [packet for packet in client.received if isinstance(packet.header, m.Error)]
+
+
+def test_input_that_was_taken_is_told_without_being_asked(client, source):
+    credit = client.hello().header.credit
+    assert credit >= 64
+    client.send(m.Begin(1, "stream", 0, 0, 0, True))
+    client.feed(1, 0, source[:, : 64 * FRAME])
+    assert client.wait_for(m.Pong, number=0).header.expected == [64]
+
+
+def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
+    """The engine's thread does not run: everything waits."""
+    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
+    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
+    try:
+        server._handle(routing_id, None, Packet(hello))
+        client = server._clients[routing_id]
+        lanes = np.full((64, 1), 0.6, dtype=np.float32)
+        feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
+        for _ in range(MAX_WAITING_FRAMES // 64 + 1):
+            server._handle(client.audio_id, client, feed)
+        with pytest.raises(DemonError, match="credit"):
+            server._handle(client.audio_id, client, feed)
+        assert server._worker.inbox.waiting(routing_id)[1] < MAX_WAITING_FRAMES + 64
+    finally:
+        server._sockets.close()
+
+
+def test_a_server_that_stops_says_so(tiny_folder):
+    with ServerProcess(str(tiny_folder)) as process, WireClient(process.endpoint) as client:
+        client.hello()
+        assert process.interrupt() == 0
+        assert client.wait_for(m.Closing).header.reason
+
+
+def test_any_port_means_two_ports_in_a_row(tiny):
+    blocker = zmq.Context.instance().socket(zmq.ROUTER)
+    port = blocker.bind_to_random_port("tcp://127.0.0.1")
+    try:
+        with pytest.raises(DemonError, match="E_BIND"):
+            Server(Engine(tiny), f"tcp://127.0.0.1:{port - 1}")
+        server = Server(Engine(tiny), "tcp://127.0.0.1:*")
+        server._sockets.close()
+    finally:
+        blocker.close(linger=0)
+
+
+def test_the_last_port_has_none_after_it():
+    assert audio_endpoint("tcp://[::1]:47800") == "tcp://[::1]:47801"
+    for endpoint in ("tcp://127.0.0.1:65535", "tcp://127.0.0.1:0", "tcp://127.0.0.1", "ipc://x"):
+        with pytest.raises(DemonError, match="E_BIND"):
+            audio_endpoint(endpoint)

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 
 import numpy as np
 import zmq
 
+from engine_server.serve.endpoint import audio_endpoint
 from engine_server.tracks.references import reference_hash
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
@@ -81,15 +83,26 @@ class ServerProcess:
 class WireClient:
     """One track. `received` keeps every message that came."""
 
-    def __init__(self, endpoint: str, *, rate: int = 48_000, lanes: tuple[str, ...] = ("denoise",)) -> None:
-        self.rate, self.lanes = rate, lanes
-        self.routing_id = b"d" + os.urandom(16)
+    def __init__(
+        self, endpoint: str, *, rate: int = 48_000, lanes: tuple[str, ...] = ("denoise",), credit: int = 250
+    ) -> None:
+        self.rate, self.lanes, self.credit = rate, lanes, credit
+        self.routing_id = b"c" + os.urandom(16)
+        self.frames = 0
+        """Frames of windows that have come since the last welcome."""
+        self._endpoint = endpoint
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.ROUTING_ID, self.routing_id)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.connect(endpoint)
+        self._control = self._open(self.routing_id, endpoint)
+        self._audio: zmq.Socket | None = None
+        self._queue: deque[Packet] = deque()
         self.received: list[Packet] = []
+
+    def _open(self, routing_id: bytes, endpoint: str) -> zmq.Socket:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(endpoint)
+        return socket
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -100,19 +113,49 @@ class WireClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, header: m.Message, audio=None, lanes=None) -> None:
-        self._socket.send_multipart(encode(Packet(header, audio, lanes)))
+    def send(self, header: m.Message, audio=None, lanes=None, edits=None) -> None:
+        parts = encode(Packet(header, audio, lanes, edits))
+        (self.audio if isinstance(header, m.ORDERED) else self._control).send_multipart(parts)
 
-    def send_raw(self, parts: list[bytes]) -> None:
-        self._socket.send_multipart(parts)
+    @property
+    def audio(self) -> zmq.Socket:
+        """The audio socket; before a welcome, one with a ticket of our own."""
+        if self._audio is None:
+            self._take_ticket(os.urandom(16).hex())
+        assert self._audio is not None
+        return self._audio
+
+    def _take_ticket(self, ticket: str) -> None:
+        if self._audio is not None:
+            self._audio.close()
+        self._audio = self._open(b"a" + bytes.fromhex(ticket), audio_endpoint(self._endpoint))
+        self.frames = 0
+
+    def send_raw(self, parts: list[bytes], *, by_audio: bool = False) -> None:
+        (self.audio if by_audio else self._control).send_multipart(parts)
+
+    def ping(self, epoch: int = 0, wanted: int = 0, number: int = 0) -> None:
+        self.send(m.Ping(number, epoch, wanted, self.frames))
+
+    def _poll(self, timeout_s: float) -> None:
+        sockets = [socket for socket in (self._control, self._audio) if socket is not None]
+        ready, _, _ = zmq.select(sockets, [], [], timeout_s)
+        for socket in ready:
+            packet = decode(socket.recv_multipart(), rate=self.rate, lane_count=len(self.lanes))
+            if isinstance(packet.header, m.Welcome):
+                self._take_ticket(packet.header.ticket)
+            if isinstance(packet.header, m.Window):
+                self.frames += packet.header.count
+            self._queue.append(packet)
 
     def wait_for(self, kind: type, timeout_s: float = 30.0, **fields) -> Packet:
         """The next message of a kind, with the given header fields."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if not self._socket.poll(100):
+            if not self._queue:
+                self._poll(0.1)
                 continue
-            packet = decode(self._socket.recv_multipart(), rate=self.rate, lane_count=len(self.lanes))
+            packet = self._queue.popleft()
             self.received.append(packet)
             header = packet.header
             if isinstance(header, kind) and all(getattr(header, k) == v for k, v in fields.items()):
@@ -127,7 +170,7 @@ class WireClient:
     def hello_header(self, **fields) -> m.Hello:
         given = {
             "protocol": PROTOCOL_VERSION, "client": "test", "rate": self.rate, "mode": "stream", "latency": 150,
-            "lanes": list(self.lanes), "config": CONFIG,
+            "credit": self.credit, "packing": "none", "lanes": list(self.lanes), "config": CONFIG,
         }  # fmt: skip
         return m.Hello(**(given | fields))
 
@@ -147,8 +190,7 @@ class WireClient:
 
     def edit(self, epoch: int, revision: int, *edits) -> None:
         """Send edits: (column, first, stop, value) each."""
-        packet = Packet(m.Edit(epoch, revision, len(edits)), edits=np.array(edits, dtype=np.float32))
-        self._socket.send_multipart(encode(packet))
+        self.send(m.Edit(epoch, revision, len(edits)), edits=np.array(edits, dtype=np.float32))
 
     def clip(
         self, source, *, epoch: int = 1, kind: str = "loop", start: int = 0, deliver_from: int = 0, value=0.6
@@ -174,5 +216,5 @@ class WireClient:
             if packet.header.frame == wanted:
                 parts.append(packet.audio)
                 wanted += packet.header.count
-                self.send(m.Ping(epoch, wanted))
+                self.ping(epoch, wanted)
         return np.concatenate(parts, axis=1)[:, : frames * size]

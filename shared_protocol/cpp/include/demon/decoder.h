@@ -50,7 +50,7 @@ public:
 
     template <class M> void read(M& message)
     {
-        expectedParts = 1 + countFields(message).payloads;
+        expectedParts = 1 + countFields(message).payloads; // the packing of a payload does not change their number
         M::visit(*this, message);
         checkPartCount();
         if (const char* problem = ok() ? problemOf(message, 0) : nullptr)
@@ -93,6 +93,26 @@ public:
         for (std::uint32_t i = 0; value != nullptr && i < value->via.array.size && ok(); ++i)
             readText(key, value->via.array.ptr[i], out.emplace_back(), 0, maxBytes);
     }
+    void integers(const char* key, std::vector<std::int64_t>& out, std::size_t maxEntries, std::int64_t min,
+                  std::int64_t max)
+    {
+        const msgpack::object* value = findList(key, maxEntries);
+        for (std::uint32_t i = 0; value != nullptr && i < value->via.array.size && ok(); ++i)
+            checkInteger(key, value->via.array.ptr[i], out.emplace_back(), min, max);
+    }
+    /// The 40 printable characters of a key in Z85, or none.
+    void publicKeyOrNone(const char* key, std::string& out)
+    {
+        text(key, out, 0, std::numeric_limits<std::size_t>::max());
+        const auto isPrintable = [](char c) { return c >= '!' && c <= '~'; };
+        if (ok() && !out.empty() && (out.size() != 40 || !std::all_of(out.begin(), out.end(), isPrintable)))
+            fail(error::field, std::string(key) + " must be empty, or 40 printable characters");
+    }
+    void packing(const char* key, std::string& out)
+    {
+        if (has(key))
+            oneOf(key, out, {"none", "zstd"});
+    }
     void real(const char* key, double& out, double min, double max)
     {
         const msgpack::object* value = find(key);
@@ -124,9 +144,8 @@ public:
     }
     void integer(const char* key, std::int64_t& out, std::int64_t min, std::int64_t max)
     {
-        if (readInteger(key, out) && (out < min || out > max))
-            fail(error::field, std::string(key) + " = " + std::to_string(out) + " is not in " + std::to_string(min) +
-                                   ".." + std::to_string(max));
+        if (const msgpack::object* value = find(key))
+            checkInteger(key, *value, out, min, max);
     }
     void rate(const char* key, std::int64_t& out)
     {
@@ -240,6 +259,14 @@ private:
     {
         if (!ok())
             return nullptr;
+        const msgpack::object* value = look(key);
+        if (value == nullptr)
+            fail(error::malformed, std::string("missing field ") + key);
+        return value;
+    }
+    bool has(const char* key) const { return ok() && look(key) != nullptr; }
+    const msgpack::object* look(const char* key) const
+    {
         const std::string_view wanted(key);
         for (std::uint32_t i = header.size; i-- > 0;) // the last one counts when a key is repeated
         {
@@ -247,7 +274,6 @@ private:
             if (name.type == msgpack::type::STR && wanted == std::string_view(name.via.str.ptr, name.via.str.size))
                 return &header.ptr[i].val;
         }
-        fail(error::malformed, std::string("missing field ") + key);
         return nullptr;
     }
     void readText(const char* key, const msgpack::object& value, std::string& out, std::size_t min, std::size_t max)
@@ -265,16 +291,25 @@ private:
     bool readInteger(const char* key, std::int64_t& out)
     {
         const msgpack::object* value = find(key);
-        if (value == nullptr)
-            return false;
-        if (value->type == msgpack::type::NEGATIVE_INTEGER)
-            out = value->via.i64;
-        else if (value->type == msgpack::type::POSITIVE_INTEGER)
+        return value != nullptr && readInteger(key, *value, out);
+    }
+    bool readInteger(const char* key, const msgpack::object& value, std::int64_t& out)
+    {
+        if (value.type == msgpack::type::NEGATIVE_INTEGER)
+            out = value.via.i64;
+        else if (value.type == msgpack::type::POSITIVE_INTEGER)
             out = static_cast<std::int64_t>(
-                std::min<std::uint64_t>(value->via.u64, std::numeric_limits<std::int64_t>::max()));
+                std::min<std::uint64_t>(value.via.u64, std::numeric_limits<std::int64_t>::max()));
         else
             fail(error::malformed, std::string(key) + " must be an integer");
         return ok();
+    }
+    void checkInteger(const char* key, const msgpack::object& value, std::int64_t& out, std::int64_t min,
+                      std::int64_t max)
+    {
+        if (readInteger(key, value, out) && (out < min || out > max))
+            fail(error::field, std::string(key) + " = " + std::to_string(out) + " is not in " + std::to_string(min) +
+                                   ".." + std::to_string(max));
     }
     void payload(const char* name, std::vector<float>& out, std::size_t count)
     {

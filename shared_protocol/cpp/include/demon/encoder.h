@@ -72,6 +72,19 @@ public:
         for (const std::string& value : values)
             string(value.data(), value.size());
     }
+    void integers(const char* key, const std::vector<std::int64_t>& values, std::size_t, std::int64_t, std::int64_t)
+    {
+        string(key, std::strlen(key));
+        packer.pack_array(static_cast<std::uint32_t>(values.size()));
+        for (const std::int64_t value : values)
+            packer.pack_int64(value);
+    }
+    void publicKeyOrNone(const char* key, const std::string& value) { text(key, value, 0, 0); }
+    void packing(const char* key, const std::string& value)
+    {
+        if (value != "none")
+            text(key, value, 0, 0);
+    }
     void map(const char* key, const Config& config)
     {
         string(key, std::strlen(key));

@@ -24,6 +24,10 @@ struct FieldCounter
     template <class... Rest> void integerOrZero(Rest...) { ++fields; }
     template <class... Rest> void real(Rest...) { ++fields; }
     template <class T> void map(const char*, const T&) { ++fields; }
+    template <class T> void integers(const char*, const T&, std::size_t, std::int64_t, std::int64_t) { ++fields; }
+    template <class T> void publicKeyOrNone(const char*, const T&) { ++fields; }
+    /// Left out where it says nothing.
+    template <class T> void packing(const char*, const T& value) { fields += value == "none" ? 0 : 1; }
     void rate(const char*, std::int64_t) { ++fields; }
     void boolean(const char*, bool) { ++fields; }
     template <class T> void audioPayload(const T&, std::int64_t) { ++payloads; }

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -9,13 +10,16 @@
 /// the document. The codec walks it to encode and to decode, so a field is stated once.
 namespace demon
 {
-inline constexpr int kProtocolVersion = 2;
+inline constexpr int kProtocolVersion = 3;
 inline constexpr std::int64_t kMaxEpoch = (std::int64_t{1} << 31) - 1;
 inline constexpr std::int64_t kMaxPosition = std::int64_t{1} << 53;
 inline constexpr int kMaxLatencyFrames = 3000;
 inline constexpr int kMaxFeedFrames = 64;
 inline constexpr int kMaxWindowFrames = 256;
 inline constexpr int kMaxEdits = 65536;
+inline constexpr int kMaxCredit = 3000; ///< frames on their way
+inline constexpr std::size_t kTicketDigits = 32;
+inline constexpr int kMaxOpenEpochs = 64; ///< of a track
 inline constexpr std::int64_t kMaxReferenceSamples = 60LL * 192000;
 inline constexpr std::int64_t kMaxReferencePiece = 65536;
 inline constexpr std::size_t kLoraSlots = 4;
@@ -87,8 +91,10 @@ struct Hello
     std::int64_t protocol = kProtocolVersion;
     std::string client;
     std::int64_t rate = 48000;
-    std::string mode = "stream"; ///< or "loop"
-    std::int64_t latency = 1;    ///< frames; a loop's is 0
+    std::string mode = "stream";  ///< or "loop"
+    std::int64_t latency = 1;     ///< frames; a loop's is 0
+    std::int64_t credit = 250;    ///< frames of windows that may come without being acknowledged
+    std::string packing = "none"; ///< or "zstd": how audio may travel
     std::vector<std::string> lanes;
     Config config;
 
@@ -99,6 +105,8 @@ struct Hello
         v.rate("rate", self.rate);
         v.oneOf("mode", self.mode, {"stream", "loop"});
         v.integer("latency", self.latency, 0, kMaxLatencyFrames);
+        v.integer("credit", self.credit, 1, kMaxCredit);
+        v.oneOf("packing", self.packing, {"none", "zstd"});
         v.laneIds("lanes", self.lanes);
         v.map("config", self.config);
     }
@@ -140,14 +148,16 @@ struct Feed
 {
     static constexpr const char* type = "feed";
     std::int64_t epoch = 1, frame = 0, count = 1;
-    std::vector<float> audio; ///< [2, count * rate / 25]
-    std::vector<float> lanes; ///< [count, lanes of hello]
+    std::string packing = "none"; ///< of the audio on the wire
+    std::vector<float> audio;     ///< [2, count * rate / 25]
+    std::vector<float> lanes;     ///< [count, lanes of hello]
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("epoch", self.epoch, 1, kMaxEpoch);
         v.integer("frame", self.frame, -kMaxPosition, kMaxPosition);
         v.integer("count", self.count, 1, kMaxFeedFrames);
+        v.packing("packing", self.packing);
         v.audioPayload(self.audio, self.count);
         v.lanePayload(self.lanes, self.count);
     }
@@ -200,6 +210,7 @@ struct Reference
     std::string hash;
     std::int64_t rate = 48000;
     std::int64_t total = 1, first = 0, count = 1; ///< samples
+    std::string packing = "none";                 ///< of the audio on the wire
     std::vector<float> audio;                     ///< [2, count]
 
     const char* problem() const { return first + count > total ? "first + count lies beyond total" : nullptr; }
@@ -211,6 +222,7 @@ struct Reference
         v.integer("total", self.total, 1, kMaxReferenceSamples);
         v.integer("first", self.first, 0, kMaxReferenceSamples);
         v.integer("count", self.count, 1, kMaxReferencePiece);
+        v.packing("packing", self.packing);
         v.piecePayload(self.audio, self.count);
     }
 };
@@ -218,12 +230,16 @@ struct Reference
 struct Ping
 {
     static constexpr const char* type = "ping";
+    std::int64_t number = 0; ///< comes back in the answer
     std::int64_t epoch = 0, wanted = 0;
+    std::int64_t received = 0; ///< frames of windows that have come since the welcome
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
+        v.integer("number", self.number, 0, kMaxEpoch);
         v.integer("epoch", self.epoch, 0, kMaxEpoch);
         v.integer("wanted", self.wanted, -kMaxPosition, kMaxPosition);
+        v.integer("received", self.received, 0, kMaxPosition);
     }
 };
 
@@ -239,6 +255,9 @@ struct Welcome
 {
     static constexpr const char* type = "welcome";
     std::int64_t protocol = kProtocolVersion;
+    std::string ticket;           ///< names the audio socket of this track
+    std::int64_t credit = 250;    ///< frames that may be fed beyond what was taken
+    std::string packing = "none"; ///< agreed on
     std::string server, checkpoint, checkpointHash, backend;
     std::vector<std::string> lanes, costs;     ///< what the engine acts on, and at which cost: free, encode or refit
     std::int64_t minimumLatency = 1;           ///< frames
@@ -261,6 +280,9 @@ struct Welcome
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
         v.integer("protocol", self.protocol, 1, 65535);
+        v.hexDigits("ticket", self.ticket, kTicketDigits);
+        v.integer("credit", self.credit, 1, kMaxCredit);
+        v.oneOf("packing", self.packing, {"none", "zstd"});
         v.text("server", self.server, 1, 64);
         v.text("checkpoint", self.checkpoint, 1, 128);
         v.hexDigits("checkpoint_hash", self.checkpointHash, 64);
@@ -294,7 +316,8 @@ struct Window
     std::int64_t epoch = 1;
     std::int64_t take = 0; ///< number of a loop's generation, from 1; else 0
     std::int64_t frame = 0, count = 1;
-    std::vector<float> audio; ///< [2, count * rate / 25]
+    std::string packing = "none"; ///< of the audio on the wire
+    std::vector<float> audio;     ///< [2, count * rate / 25]
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
@@ -302,6 +325,7 @@ struct Window
         v.integer("take", self.take, 0, kMaxEpoch);
         v.integer("frame", self.frame, -kMaxPosition, kMaxPosition);
         v.integer("count", self.count, 1, kMaxWindowFrames);
+        v.packing("packing", self.packing);
         v.audioPayload(self.audio, self.count);
     }
 };
@@ -348,15 +372,48 @@ struct Progress
 struct Pong
 {
     static constexpr const char* type = "pong";
-    std::int64_t epoch = 0, expected = 0;
-    double ticks = 0.0, generations = 0.0; ///< of the engine, per second; 0 while it rests
+    std::int64_t number = 0;                    ///< of the ping that it answers; 0: sent because input was taken
+    std::vector<std::int64_t> epochs, expected; ///< what the engine knows of, and which frame of each it expects next
+    double ticks = 0.0, generations = 0.0;      ///< of the engine, per second; 0 while it rests
+
+    const char* problem() const
+    {
+        return epochs.size() != expected.size() ? "epochs and expected differ in length" : nullptr;
+    }
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
-        v.integer("epoch", self.epoch, 0, kMaxEpoch);
-        v.integer("expected", self.expected, -kMaxPosition, kMaxPosition);
+        v.integer("number", self.number, 0, kMaxEpoch);
+        v.integers("epochs", self.epochs, kMaxOpenEpochs, 1, kMaxEpoch);
+        v.integers("expected", self.expected, kMaxOpenEpochs, -kMaxPosition, kMaxPosition);
         v.real("ticks", self.ticks, 0.0, 1e6);
         v.real("generations", self.generations, 0.0, 1e6);
+    }
+};
+
+/// The track belongs to another engine: say hello there.
+struct Redirect
+{
+    static constexpr const char* type = "redirect";
+    std::string endpoint;
+    std::string key; ///< public key of that engine, or empty
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.text("endpoint", self.endpoint, 1, 256);
+        v.publicKeyOrNone("key", self.key);
+    }
+};
+
+/// The engine stops, or is loaded anew: say hello again.
+struct Closing
+{
+    static constexpr const char* type = "closing";
+    std::string reason;
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.text("reason", self.reason, 0, 256);
     }
 };
 
@@ -375,5 +432,19 @@ struct Error
 };
 
 using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Welcome, Configured,
-                             Window, Edited, Referenced, Progress, Pong, Error>;
+                             Window, Edited, Referenced, Progress, Pong, Redirect, Closing, Error>;
+
+/// What travels on the audio socket, since it must not be overtaken; all else goes by the control socket.
+inline bool isOrdered(const Message& message)
+{
+    return std::visit(
+        [](const auto& m)
+        {
+            using M = std::decay_t<decltype(m)>;
+            return std::is_same_v<M, Configure> || std::is_same_v<M, Begin> || std::is_same_v<M, Feed> ||
+                   std::is_same_v<M, End> || std::is_same_v<M, Edit> || std::is_same_v<M, Reference> ||
+                   std::is_same_v<M, Window>;
+        },
+        message);
+}
 } // namespace demon
