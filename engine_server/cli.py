@@ -100,9 +100,15 @@ def serve(
     depth: Depth = 4,
     loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
+    engines: Annotated[
+        int, typer.Option(min=1, max=16, help="Processes to share the tracks. The endpoint sends each to one of them.")
+    ] = 1,
     until_stdin_closes: Annotated[
         bool,
         typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it."),
+    ] = False,
+    report_tracks: Annotated[
+        bool, typer.Option("--report-tracks", help="Say how many tracks there are, a line whenever that changes.")
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
@@ -114,12 +120,20 @@ def serve(
     )
     if until_stdin_closes:
         threading.Thread(target=terminate_after_stdin, daemon=True).start()
+    if engines > 1:
+        from engine_server.serve.serve_engines import serve_engines
+
+        options = ["--model", model, "--depth", str(depth)]
+        options += [word for folder in loras or [] for word in ("--loras", str(folder))]
+        serve_engines(endpoint, engines, [*options, *(["--verbose"] if verbose else [])])
+        return
     report_progress(5, "loading the libraries")
     from engine_server.serve.server import Server
     from engine_server.serve.warm_up import warm_up
 
     report_progress(80, f"loading {model}")
-    server = Server(engine := load_engine(model, depth, loras or []), endpoint)
+    on_tracks = {"on_tracks": print_tracks} if report_tracks else {}
+    server = Server(engine := load_engine(model, depth, loras or []), endpoint, **on_tracks)
     report_progress(90, "warming up")
     warm_up(engine)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -227,6 +241,11 @@ def evaluate(
             raise  # nothing was written, and that is what is said
         console.print(f"interrupted; {json_file} holds {', '.join(finished)}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_INTERRUPTED) from stop
+
+
+def print_tracks(tracks: int, most: int) -> None:
+    """A line for the gateway that has started this engine."""
+    print(f"tracks {tracks} {most}", flush=True)
 
 
 def report_progress(percent: int, what: str) -> None:

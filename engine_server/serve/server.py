@@ -7,19 +7,20 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
 import zmq
 
 from engine_server.serve.client import Client
 from engine_server.serve.endpoint import check_endpoint
-from engine_server.serve.sockets import ServerSockets
+from engine_server.serve.sockets import ServerSockets, send_packet
 from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Seat, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
-from shared_protocol.codec import Packet, decode, encode, version_mismatch
+from shared_protocol.codec import Packet, decode, version_mismatch
 from shared_protocol.errors import DemonError
 from shared_protocol.timebase import MAX_RATE, MIN_RATE
 
@@ -38,10 +39,13 @@ log = logging.getLogger("demon.serve")
 class Server:
     """Binds at construction; `run` serves on the calling thread until `stop` is called from any other.
 
-    Raises DemonError `E_BIND` if the endpoint is not a loopback address, or one of its two ports is taken.
+    Raises DemonError `E_BIND` if the endpoint is not a loopback address, or one of its two ports is taken. on_tracks hears how
+    many tracks there are whenever the number changes, and how many there may be; on the thread that serves.
     """
 
-    def __init__(self, engine: Engine, endpoint: str) -> None:
+    def __init__(
+        self, engine: Engine, endpoint: str, *, on_tracks: Callable[[int, int], None] = lambda tracks, most: None
+    ) -> None:
         check_endpoint(endpoint)
         self._sockets = ServerSockets(endpoint)
         self.endpoint = self._sockets.endpoint
@@ -52,6 +56,8 @@ class Server:
         self._by_ticket: dict[bytes, Client] = {}
         """Clients by the routing id of their audio socket."""
         self._worker = Worker(engine, self._emit)
+        self._on_tracks = on_tracks
+        self._told_tracks = -1
 
     def run(self) -> None:
         """Serve until stopped; then tell the clients, and close everything."""
@@ -67,9 +73,10 @@ class Server:
                 self._take_events()
                 self._send_windows()
                 self._forget_silent()
+                self._tell_tracks()
         finally:
             for client in self._clients.values():
-                self._send(control, client.routing_id, Packet(m.Closing("the engine stops")))
+                send_packet(control, client.routing_id, Packet(m.Closing("the engine stops")))
             self._worker.stop()
             self._sockets.close()
 
@@ -118,7 +125,7 @@ class Server:
         log.warning("track %s: %s", client.track_id if client else routing_id.hex()[:12], error)
         if client is not None:
             socket, routing_id = self._sockets.control, client.routing_id
-        self._send(socket, routing_id, Packet(m.Error(error.code, error.message[:256], epoch)))
+        send_packet(socket, routing_id, Packet(m.Error(error.code, error.message[:256], epoch)))
 
     def _handle(self, routing_id: bytes, client: Client | None, packet: Packet) -> None:
         now, header = time.monotonic(), packet.header
@@ -134,7 +141,7 @@ class Server:
                 client.acknowledge(epoch, wanted, received, now)
                 position = self._worker.positions.get(client.track_id, NO_POSITION)
                 answer = msgspec.structs.replace(position, number=number)
-                self._send(self._sockets.control, client.routing_id, Packet(answer))
+                send_packet(self._sockets.control, client.routing_id, Packet(answer))
             case m.Feed(count=frames):
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
@@ -184,7 +191,7 @@ class Server:
             if isinstance(event.what, AudioWindow):
                 client.deliver(event.what)
             else:
-                self._send(self._sockets.control, client.routing_id, Packet(event.what))
+                send_packet(self._sockets.control, client.routing_id, Packet(event.what))
             if event.ends_track:
                 self._forget(client)
 
@@ -192,19 +199,14 @@ class Server:
         for client in self._clients.values():
             while window := client.due():
                 header = m.Window(window.epoch, window.take, window.frame, window.count)
-                if not self._send(self._sockets.audio, client.audio_id, Packet(header, window.audio)):
+                if not send_packet(self._sockets.audio, client.audio_id, Packet(header, window.audio)):
                     break
                 client.mark_sent(window, time.monotonic())
 
-    def _send(self, socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:
-        """Whether the message is on its way; False if the client's queue is full or it has gone (it will say hello again)."""
-        try:
-            socket.send_multipart([routing_id, *encode(packet)], zmq.DONTWAIT)
-            return True
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
-                raise
-            return False
+    def _tell_tracks(self) -> None:
+        if len(self._clients) != self._told_tracks:
+            self._told_tracks = len(self._clients)
+            self._on_tracks(self._told_tracks, MAX_TRACKS)
 
     def _forget(self, client: Client) -> None:
         """A client has gone; the engine is told by whoever calls this."""

@@ -7,7 +7,8 @@ import contextlib
 
 import zmq
 
-from engine_server.serve.endpoint import audio_endpoint
+from engine_server.serve.endpoint import audio_endpoint, is_any_port
+from shared_protocol.codec import Packet, encode
 from shared_protocol.errors import DemonError
 
 MAX_CONTROL_BYTES = 64 * 2**10
@@ -63,34 +64,47 @@ class ServerSockets:
 
     def _bind(self, endpoint: str) -> tuple[zmq.Socket, zmq.Socket]:
         """Control at the endpoint and audio at the next port. Where any port will do, one whose next is free."""
-        is_any = endpoint.endswith((":*", ":0"))
+        is_any = is_any_port(endpoint)
         for _ in range(PAIRS_TRIED if is_any else 1):
-            control = self._bound(endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
+            control = bind_router(self._context, endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
             place = audio_endpoint(control.getsockopt_string(zmq.LAST_ENDPOINT))
             try:
-                return control, self._bound(place, MAX_AUDIO_BYTES, AUDIO_QUEUE)
+                return control, bind_router(self._context, place, MAX_AUDIO_BYTES, AUDIO_QUEUE)
             except DemonError:
                 control.close(linger=0)
                 if not is_any:
                     raise
         raise DemonError("E_BIND", f"{endpoint}: no two ports in a row are free")
 
-    def _bound(self, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
-        socket = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
-        socket.setsockopt(zmq.SNDHWM, queue)
-        socket.setsockopt(zmq.RCVHWM, queue)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            socket.close(linger=0)
-            raise DemonError("E_BIND", f"{endpoint}: {error.strerror}; is another server running?") from error
-        return socket
+
+def bind_router(context: zmq.Context, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
+    """A ROUTER for parts of at most that size, and as many messages waiting for a peer. Raises DemonError `E_BIND`."""
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
+    socket.setsockopt(zmq.SNDHWM, queue)
+    socket.setsockopt(zmq.RCVHWM, queue)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        raise DemonError("E_BIND", f"{endpoint}: {error.strerror}; is another server running?") from error
+    return socket
+
+
+def send_packet(socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:
+    """Whether the message is on its way; False if the peer's queue is full or it has gone (it will say hello again)."""
+    try:
+        socket.send_multipart([routing_id, *encode(packet)], zmq.DONTWAIT)
+        return True
+    except zmq.ZMQError as error:
+        if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+            raise
+        return False

@@ -12,6 +12,7 @@
 
 #include "EngineSocket.h"
 #include "demon/codec.h"
+#include "demon/endpoint.h"
 
 namespace demon
 {
@@ -211,7 +212,7 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
     if (client.takeReconnect())
     {
         if (const std::optional<Redirect>& elsewhere = client.redirect())
-            address = elsewhere->endpoint;
+            address = redirectedTo(elsewhere->endpoint, address);
         if (!socket.open(address))
             client.reportError("E_ENDPOINT", "not an address: " + address);
     }

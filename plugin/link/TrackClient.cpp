@@ -189,8 +189,11 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
             sayHello(now);
         return;
     case LinkState::waiting:
-        if (now - helloAt > kSilence)
+        if (now - helloAt > (elsewhere ? redirectPatience : kSilence))
+        {
+            redirectPatience = elsewhere ? std::min(2 * redirectPatience, kSilence) : redirectPatience;
             lose(now);
+        }
         return;
     case LinkState::ready:
         if (now - heardAt > kSilence)

@@ -12,6 +12,7 @@
 
 #include "EditQueue.h"
 #include "EpochRecord.h"
+#include "LinkTimes.h"
 #include "core/StreamItems.h"
 #include "core/Waiting.h"
 #include "demon/messages.h"
@@ -182,6 +183,7 @@ private:
     LinkStatus published;
     bool reconnectDue = false;
     std::optional<Redirect> elsewhere;
+    std::int64_t redirectPatience = kFirstRedirectPatience; ///< with an engine that one was sent to
     std::string ticketDue;
     bool hasEngine = false;     ///< there was a welcome: its `retain` is known
     bool refusesTrack = false;  ///< in `refused`: by an answer that waiting does not change

@@ -53,6 +53,7 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
     hasEngine = true;
     published.state = LinkState::ready;
     backOff = kFirstBackOff;
+    redirectPatience = kFirstRedirectPatience;
     welcomeAt = progressAt = now;
     pingAtOnce = true;
     takesBefore = published.take;

@@ -525,6 +525,19 @@ TEST_CASE("a redirected track says hello there, and comes back when it is lost")
     CHECK(rig.count<Begin>() == 2);
 }
 
+TEST_CASE("an engine that one was sent to and that does not answer is left sooner, but later each time")
+{
+    Rig rig;
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    rig.advance(1000 + 250 + 10);
+    CHECK(rig.count<Hello>() == 3); // back home
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    rig.advance(1500);
+    CHECK(rig.client.status().state == LinkState::waiting);
+    rig.advance(1500);
+    CHECK(rig.count<Hello>() == 5);
+}
+
 TEST_CASE("an engine that one was sent to sends nobody further")
 {
     Rig rig;

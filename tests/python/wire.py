@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from types import UnionType
 
 import numpy as np
 import zmq
@@ -27,9 +28,12 @@ CONFIG = m.make_config(prompt="strings", seed=7, steps=0, solver="ode")
 class ServerProcess:
     """`demon serve` in a process of its own, on a port of its own (kept over restarts)."""
 
-    def __init__(self, model: str, *, endpoint: str = "tcp://127.0.0.1:*", loras: str | None = None) -> None:
+    def __init__(
+        self, model: str, *, endpoint: str = "tcp://127.0.0.1:*", loras: str | None = None, engines: int = 1
+    ) -> None:
         self._model = model
         self._loras = loras
+        self._engines = engines
         self.endpoint = endpoint
         self.start()
 
@@ -45,6 +49,7 @@ class ServerProcess:
             "--endpoint",
             self.endpoint,
             *(["--loras", self._loras] if self._loras else []),
+            *(["--engines", str(self._engines)] if self._engines > 1 else []),
         ]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -90,7 +95,7 @@ class WireClient:
         self.routing_id = b"c" + os.urandom(16)
         self.frames = 0
         """Frames of windows that have come since the last welcome."""
-        self._endpoint = endpoint
+        self._home = self._endpoint = endpoint
         self._context = zmq.Context()
         self._control = self._open(self.routing_id, endpoint)
         self._audio: zmq.Socket | None = None
@@ -148,7 +153,7 @@ class WireClient:
                 self.frames += packet.header.count
             self._queue.append(packet)
 
-    def wait_for(self, kind: type, timeout_s: float = 30.0, **fields) -> Packet:
+    def wait_for(self, kind: type | UnionType, timeout_s: float = 30.0, **fields) -> Packet:
         """The next message of a kind, with the given header fields."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -160,12 +165,29 @@ class WireClient:
             header = packet.header
             if isinstance(header, kind) and all(getattr(header, k) == v for k, v in fields.items()):
                 return packet
-        raise TimeoutError(f"no {kind.__name__} {fields} within {timeout_s} s; the last were {self.received[-3:]}")
+        raise TimeoutError(f"no {kind} {fields} within {timeout_s} s; the last were {self.received[-3:]}")
 
     def hello(self, **fields) -> Packet:
-        """Say hello and wait for the welcome."""
+        """Say hello and wait for the welcome, at the engine that one is sent to if there is a gateway."""
+        deadline = time.monotonic() + 120.0
+        while True:
+            self._greet(self._home, fields)
+            answer = self.wait_for(m.Welcome | m.Redirect, timeout_s=120.0)
+            if isinstance(answer.header, m.Welcome):
+                return answer
+            host, _, _ = self._home.rpartition(":")
+            self._greet(answer.header.endpoint.replace("tcp://*", host), fields)
+            try:
+                return self.wait_for(m.Welcome, timeout_s=3.0)
+            except TimeoutError:  # that engine has just died, maybe: whoever sent us there will know by now
+                if time.monotonic() > deadline:
+                    raise
+
+    def _greet(self, endpoint: str, fields: dict) -> None:
+        if endpoint != self._endpoint:
+            self._control.close()
+            self._endpoint, self._control = endpoint, self._open(self.routing_id, endpoint)
         self.send(self.hello_header(**fields))
-        return self.wait_for(m.Welcome)
 
     def hello_header(self, **fields) -> m.Hello:
         given = {

@@ -21,4 +21,14 @@ inline std::optional<std::string> audioEndpointOf(const std::string& endpoint)
         return std::nullopt;
     return endpoint.substr(0, colon + 1) + std::to_string(port + 1);
 }
+
+/// Where a `redirect` leads: its host may be `*`, which is the host of the endpoint that the hello went to.
+inline std::string redirectedTo(const std::string& target, const std::string& from)
+{
+    const std::string anyHost = "tcp://*:";
+    const std::size_t colon = from.rfind(':');
+    if (target.compare(0, anyHost.size(), anyHost) != 0 || colon == std::string::npos)
+        return target;
+    return from.substr(0, colon + 1) + target.substr(anyHost.size());
+}
 } // namespace demon

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines in processes of their own on this machine, started again when they end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from engine_server.serve.endpoint import engine_endpoint
+from engine_server.serve.gateway import Place
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+"""Before an engine is started again; doubled while it ends before it serves."""
+END_TIMEOUT_S = 10.0
+POLL_S = 0.05
+TRIES = 2
+"""An engine that has ended so often before it ever served has something wrong with its options, which its messages tell."""
+log = logging.getLogger("demon.fleet")
+
+
+class EngineProcess:
+    """One `demon serve`, kept alive until `close`. Its thread reads what the process says. Any thread may ask for `place`."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self._command = list(command)
+        self._environment = environment
+        self._closing = threading.Event()
+        self._process: subprocess.Popen[str] | None = None
+        self._endpoint = ""
+        self._tracks = self._capacity = 0
+        self.failures = 0
+        """How often in a row the process has ended before it served."""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="engine process", daemon=True)
+        self._thread.start()
+
+    @property
+    def place(self) -> Place | None:
+        """Where it serves; None while it does not."""
+        with self._lock:
+            if self.pid is None or not (self._endpoint and self._capacity):
+                return None
+            return Place(f"tcp://*:{urlsplit(self._endpoint).port}", "", self._tracks, self._capacity)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        process = self._process
+        return process.pid if process and process.poll() is None else None
+
+    def close(self) -> None:
+        """End the process, which takes leave of its tracks; kill it if it takes too long."""
+        self._closing.set()
+        if process := self._process:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join(END_TIMEOUT_S)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_S
+        while not self._closing.is_set():
+            self.failures = 0 if self._serve_once() else self.failures + 1
+            pause = FIRST_PAUSE_S if self.failures == 0 else min(2 * pause, LONGEST_PAUSE_S)
+            self._closing.wait(pause)
+
+    def _serve_once(self) -> bool:
+        """Run the process until it ends; whether it has served."""
+        process = self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment
+        )
+        assert process.stdout is not None
+        has_served = False
+        with process.stdout as lines:
+            if self._closing.is_set():  # close may have come before there was a process
+                process.kill()
+            for line in lines:
+                word, _, rest = line.strip().partition(" ")
+                with self._lock:
+                    if word == "serving":
+                        self._endpoint, has_served = rest.split()[0], True
+                    elif word == "tracks":
+                        self._tracks, self._capacity = (int(number) for number in rest.split())
+        with self._lock:
+            self._endpoint, self._capacity = "", 0
+        status = process.wait()
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        if not self._closing.is_set():
+            log.error("the engine at process %d ended with status %d; it is started again", process.pid, status)
+        return has_served
+
+
+class LocalFleet:
+    """`count` engines with the same options, each with its share of the processors. Any thread."""
+
+    def __init__(self, count: int, endpoint: str, options: Sequence[str]) -> None:
+        threads = max(1, (os.cpu_count() or 1) // count)
+        # The same for all: bits may depend on it, and a track may move from one to another.
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        program = [sys.executable, "-m", "engine_server.cli", "serve", "--until-stdin-closes", "--report-tracks"]
+        self._engines = [
+            EngineProcess([*program, "--endpoint", engine_endpoint(endpoint, number), *options], environment)
+            for number in range(count)
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that run now."""
+        return [pid for engine in self._engines if (pid := engine.pid) is not None]
+
+    def places(self) -> list[Place]:
+        """The engines that serve now."""
+        return [place for engine in self._engines if (place := engine.place) is not None]
+
+    def wait(self) -> bool:
+        """Wait until one serves, or each has failed to; whether one does."""
+        while not (found := bool(self.places())) and any(engine.failures < TRIES for engine in self._engines):
+            time.sleep(POLL_S)
+        return found
+
+    def close(self) -> None:
+        """End all engines, side by side."""
+        threads = [threading.Thread(target=engine.close) for engine in self._engines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()

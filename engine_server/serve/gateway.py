@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One endpoint for several engines: a hello is answered with the engine that has the most room, and nothing else passes here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import zmq
+
+from engine_server.serve.endpoint import check_endpoint
+from engine_server.serve.sockets import CONTROL_QUEUE, MAX_CONTROL_BYTES, bind_router, send_packet
+from shared_protocol import messages as m
+from shared_protocol.codec import Packet, decode
+from shared_protocol.errors import DemonError
+from shared_protocol.timebase import MAX_RATE
+
+POLL_MS = 50
+PATIENCE_S = 3.0
+"""A hello waits so long for an engine that starts; its sender says it again then."""
+UNSEEN_S = 5.0
+"""A track that was sent to an engine counts there for so long, although the engine does not report it yet."""
+REMEMBERED = 4096
+MESSAGES_AT_ONCE = 256
+log = logging.getLogger("demon.gateway")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An engine that serves. endpoint: as in `redirect`; tracks: how many it reports; capacity: how many it takes."""
+
+    endpoint: str
+    key: str
+    tracks: int
+    capacity: int
+
+
+class Fleet(Protocol):
+    """Where engines come from. Any thread may ask."""
+
+    def places(self) -> Sequence[Place]:
+        """The engines that serve now."""
+        ...
+
+
+class Gateway:
+    """Binds at construction; `run` serves on the calling thread until `stop` is called from any other. Raises `E_BIND`."""
+
+    def __init__(self, endpoint: str) -> None:
+        check_endpoint(endpoint)
+        self._context = zmq.Context()
+        try:
+            self._socket = bind_router(self._context, endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
+        except BaseException:
+            self._context.destroy(linger=0)
+            raise
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._stopping = threading.Event()
+        self._waiting: dict[bytes, float] = {}
+        """Routing ids whose hello has no answer yet, and when it came."""
+        self._sent: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        """Where a routing id was sent last, and when."""
+
+    def run(self, fleet: Fleet) -> None:
+        """Send tracks to the engines of a fleet until stopped, then close the socket."""
+        try:
+            while not self._stopping.is_set():
+                if self._socket.poll(POLL_MS):
+                    self._receive_some()
+                if self._waiting:
+                    self._answer_waiting(fleet.places(), time.monotonic())
+        finally:
+            self._context.destroy(linger=0)
+
+    def stop(self) -> None:
+        """Make `run` return. Any thread, also a signal handler."""
+        self._stopping.set()
+
+    def _receive_some(self) -> None:
+        for _ in range(MESSAGES_AT_ONCE):
+            try:
+                routing_id, *parts = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                header = decode(parts, rate=MAX_RATE, lane_count=0).header
+                if not isinstance(header, m.Hello):
+                    raise DemonError("E_UNKNOWN_TRACK", "say hello first")
+                self._waiting[routing_id] = time.monotonic()
+            except DemonError as error:
+                send_packet(self._socket, routing_id, Packet(m.Error(error.code, error.message[:256], 0)))
+
+    def _answer_waiting(self, places: Sequence[Place], now: float) -> None:
+        for routing_id, since in list(self._waiting.items()):
+            if now - since > PATIENCE_S:
+                del self._waiting[routing_id]
+            elif places:
+                del self._waiting[routing_id]
+                self._answer(routing_id, places, now)
+
+    def _answer(self, routing_id: bytes, places: Sequence[Place], now: float) -> None:
+        place = self._choose(routing_id, places, now)
+        if place is None:
+            total = sum(place.capacity for place in places)
+            send_packet(
+                self._socket, routing_id, Packet(m.Error("E_BUSY", f"these engines take {total} tracks in all", 0))
+            )
+            return
+        log.info("track %s goes to %s", routing_id.hex()[:12], place.endpoint)
+        self._sent[routing_id] = place.endpoint, now
+        self._sent.move_to_end(routing_id)
+        while len(self._sent) > REMEMBERED:
+            self._sent.popitem(last=False)
+        send_packet(self._socket, routing_id, Packet(m.Redirect(place.endpoint, place.key)))
+
+    def _choose(self, routing_id: bytes, places: Sequence[Place], now: float) -> Place | None:
+        """Where it was before, if that engine is there and has room; else where the most room is."""
+        on_the_way: dict[str, int] = {}
+        for other, (endpoint, since) in self._sent.items():
+            if other != routing_id and now - since < UNSEEN_S:
+                on_the_way[endpoint] = on_the_way.get(endpoint, 0) + 1
+
+        def room(place: Place) -> int:
+            return place.capacity - place.tracks - on_the_way.get(place.endpoint, 0)
+
+        before, _ = self._sent.get(routing_id, ("", 0.0))
+        # Its own track may still count there: an engine keeps a track that fell silent for a while.
+        known = next((place for place in places if place.endpoint == before and room(place) >= 0), None)
+        best = max(places, key=room)
+        return known or (best if room(best) > 0 else None)

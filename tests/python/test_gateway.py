@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several engines behind one endpoint: who goes where, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from wire import ServerProcess, WireClient
+
+from engine_server.serve.endpoint import engine_endpoint
+from engine_server.serve.gateway import PATIENCE_S, UNSEEN_S, Gateway, Place
+from engine_server.tracks.curves import build_table
+from engine_server.tracks.engine import Engine
+from engine_server.tracks.render import render
+from shared_protocol import messages as m
+
+FRAMES, FRAME = 120, 1920
+
+
+class StillFleet:
+    """Places that a test sets."""
+
+    def __init__(self, *places):
+        self.now = list(places)
+
+    def places(self):
+        return self.now
+
+
+def place(number, tracks=0, capacity=64):
+    return Place(f"tcp://*:{5000 + number}", "", tracks, capacity)
+
+
+@pytest.fixture
+def gateway():
+    """A gateway that serves, and its fleet."""
+    gateway, fleet = Gateway("tcp://127.0.0.1:*"), StillFleet()
+    thread = threading.Thread(target=gateway.run, args=(fleet,))
+    thread.start()
+    yield gateway, fleet
+    gateway.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def sent_to(gateway, client):
+    client.send(client.hello_header())
+    return client.wait_for(m.Redirect).header.endpoint
+
+
+def test_tracks_are_shared_out_evenly_also_before_the_engines_report_them(gateway):
+    served, fleet = gateway
+    fleet.now = [place(0), place(1), place(2)]
+    clients = [WireClient(served.endpoint) for _ in range(6)]
+    places = [sent_to(served, client) for client in clients]
+    for client in clients:
+        client.close()
+    assert sorted(places) == sorted([p.endpoint for p in fleet.now] * 2)
+
+
+def test_an_engine_with_fewer_tracks_comes_first(gateway):
+    served, fleet = gateway
+    fleet.now = [place(0, tracks=3), place(1, tracks=1)]
+    with WireClient(served.endpoint) as client:
+        assert sent_to(served, client) == fleet.now[1].endpoint
+
+
+def test_a_track_that_comes_back_goes_where_it_was_while_that_engine_is_there(gateway):
+    served, fleet = gateway
+    fleet.now = [place(0), place(1)]
+    with WireClient(served.endpoint) as client:
+        first = sent_to(served, client)
+        fleet.now = [place(0, tracks=9), place(1, tracks=9)]
+        assert sent_to(served, client) == first
+        fleet.now = [p for p in fleet.now if p.endpoint != first]
+        assert sent_to(served, client) == fleet.now[0].endpoint
+
+
+def test_when_all_are_full_the_track_is_told(gateway):
+    served, fleet = gateway
+    fleet.now = [place(0, tracks=2, capacity=2), place(1, tracks=3, capacity=3)]
+    with WireClient(served.endpoint) as client:
+        client.send(client.hello_header())
+        error = client.wait_for(m.Error).header
+        assert error.code == "E_BUSY"
+        assert "5 tracks" in error.message
+
+
+def test_a_hello_waits_for_an_engine_that_starts(gateway):
+    served, fleet = gateway
+    with WireClient(served.endpoint) as client:
+        client.send(client.hello_header())
+        with pytest.raises(TimeoutError):
+            client.wait_for(m.Redirect, timeout_s=PATIENCE_S / 10)
+        fleet.now = [place(7)]
+        assert client.wait_for(m.Redirect).header.endpoint == fleet.now[0].endpoint
+
+
+def test_only_hellos_are_served(gateway):
+    served, _ = gateway
+    with WireClient(served.endpoint) as client:
+        client.ping()
+        assert client.wait_for(m.Error).header.code == "E_UNKNOWN_TRACK"
+        client.send_raw([b"\xc1"])
+        assert client.wait_for(m.Error).header.code == "E_MALFORMED"
+
+
+def test_a_track_on_its_way_stops_counting_when_it_should_have_been_reported():
+    gateway = Gateway("tcp://127.0.0.1:*")
+    try:
+        places = [place(0, capacity=1)]
+        assert gateway._choose(b"a", places, 0.0)
+        gateway._sent[b"a"] = (places[0].endpoint, 0.0)
+        assert gateway._choose(b"b", places, 1.0) is None
+        assert gateway._choose(b"b", places, UNSEEN_S + 1.0)
+    finally:
+        gateway._context.destroy(linger=0)
+
+
+def test_engines_listen_on_the_pairs_of_ports_after_the_gateways():
+    assert engine_endpoint("tcp://127.0.0.1:47800", 0) == "tcp://127.0.0.1:47802"
+    assert engine_endpoint("tcp://127.0.0.1:47800", 3) == "tcp://127.0.0.1:47808"
+    assert engine_endpoint("tcp://127.0.0.1:*", 3) == "tcp://127.0.0.1:*"
+
+
+@pytest.fixture(scope="module")
+def two_engines(tiny_folder):
+    with ServerProcess(str(tiny_folder), engines=2) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def source():
+    t = np.arange(FRAMES * FRAME) / 48_000
+    return np.stack([0.3 * np.sin(2 * np.pi * 110 * t), 0.2 * np.sin(2 * np.pi * 330 * t)]).astype(np.float32)
+
+
+def children_of(pid):
+    """The children of a process, whichever of its threads has started them."""
+    children = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/children") as names:
+            children += [int(name) for name in names.read().split()]
+    return children
+
+
+def test_an_engine_killed_in_mid_bounce_is_replaced_and_the_bits_are_the_same(two_engines, source, tiny):
+    """The track finds the other engine, or the new one in its place; a neighbour on the other engine notices nothing."""
+    config = m.make_config(prompt="strings", seed=7)
+    expected = render(Engine(tiny), source, 48_000, build_table({"denoise": 0.6}, FRAMES), config)
+    padded = np.pad(source, ((0, 0), (0, 200 * FRAME)))
+
+    def feed(client, first):
+        for frame in range(first, FRAMES + 160, 32):
+            client.feed(1, frame, padded[:, frame * FRAME : (frame + 32) * FRAME])
+
+    def windows(client, position, until):
+        parts = []
+        while position < until:
+            window = client.wait_for(m.Window, epoch=1)
+            if window.header.frame == position:
+                parts.append(window.audio)
+                position += window.header.count
+                client.ping(1, position)
+        return parts
+
+    with WireClient(two_engines.endpoint) as client:
+        retain = client.hello().header.retain
+        client.send(m.Begin(1, "stream", 0, 0, 0, True))
+        feed(client, 0)
+        parts = windows(client, 0, 30)
+        before = children_of(two_engines.process.pid)
+        port = int(client._endpoint.rpartition(":")[2])
+        os.kill(owner_of(port, before), signal.SIGKILL)
+        position = sum(part.shape[1] for part in parts) // FRAME
+        client.hello()
+        start = max(0, position - retain)
+        client.send(m.Begin(1, "stream", 0, start, position, True))
+        feed(client, start)
+        parts += windows(client, position, FRAMES)
+    assert np.array_equal(np.concatenate(parts, axis=1)[:, : FRAMES * FRAME], expected)
+    deadline = time.monotonic() + 120
+    while len(children_of(two_engines.process.pid)) < 2 or set(children_of(two_engines.process.pid)) == set(before):
+        assert time.monotonic() < deadline, "the engine was not replaced"
+        time.sleep(0.2)
+
+
+def owner_of(port, pids):
+    """The process that listens on a port."""
+    with open("/proc/net/tcp") as table:
+        inodes = {
+            line.split()[9] for line in table if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+        }
+    for pid in pids:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{name}")
+            if target.startswith("socket:[") and target[8:-1] in inodes:
+                return pid
+    raise AssertionError(f"nobody listens on {port}")
+
+
+def test_ctrl_c_ends_gateway_and_engines(tiny_folder):
+    with ServerProcess(str(tiny_folder), engines=2) as process:
+        children = children_of(process.process.pid)
+        assert process.interrupt() == 0
+        deadline = time.monotonic() + 30
+        while any(os.path.exists(f"/proc/{pid}") for pid in children):
+            assert time.monotonic() < deadline, "an engine was left behind"
+            time.sleep(0.1)
+
+
+def test_options_that_no_engine_can_serve_end_the_gateway_with_a_word():
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "engine_server.cli", "serve", "--engines", "2", "--model", "/nowhere"]
+    done = subprocess.run(
+        [*command, "--endpoint", "tcp://127.0.0.1:*"], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 1
+    assert "E_ENGINE" in done.stderr
+    assert "nowhere" in done.stderr
