@@ -263,5 +263,14 @@ def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
         return engine
 
 
+def add_groups() -> None:
+    """Commands that have commands of their own."""
+    from engine_server.serve.keys_commands import keys_app
+
+    app.add_typer(keys_app, name="keys")
+
+
+add_groups()
+
 if __name__ == "__main__":
     app()
