@@ -19,6 +19,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from engine_server.serve.endpoint import LOOPBACK
 from engine_server.serve.keys import KeyStore
+from engine_server.serve.logs import hide
 from shared_protocol.errors import DemonError
 
 DOMAIN = "demon-bridge"
@@ -58,6 +59,7 @@ def secure(socket: zmq.Socket[bytes], store: KeyStore) -> None:
     Refuses everybody while no gate runs in the socket's context (otherwise any key would do).
     """
     pair = store.server()
+    hide(pair.secret)
     socket.setsockopt(zmq.CURVE_SERVER, 1)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public.encode())
     socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret.encode())
