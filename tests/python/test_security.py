@@ -282,9 +282,10 @@ def test_a_byte_that_is_changed_on_the_way_ends_that_connection_only(echo, conne
         deadline = time.monotonic() + SERVED_MS / 1000
         while answer(client, b"whole again", 200) is None:  # over a new connection; what the old one had is lost
             assert time.monotonic() < deadline
-        assert len(relay.sent) == 2
+        assert len(relay.sent) >= 2
     assert answer(honest, b"after") == b"after"
-    assert set(echo.said()) == {b"before", b"whole", b"whole again", b"after"}
+    # A piece of the stream may hold two messages, of which the first is whole: it may arrive, but nothing that was changed.
+    assert set(echo.said()) - {b"B" * 200} == {b"before", b"whole", b"whole again", b"after"}
 
 
 SLOW_LORIS = """
@@ -404,14 +405,29 @@ def test_what_is_no_address_is_refused(endpoint, store, pair):
         check_bind(endpoint, store)
 
 
-def test_a_user_cannot_be_claimed_without_curve_on_a_secured_socket(echo, connect, pair):
-    """ZeroMQ passes on what a NULL peer says of itself, `User-Id` too: such a peer must not reach a secured socket."""
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48)
-    claim = b"\x07User-Id" + len(pair.public).to_bytes(4, "big") + pair.public.encode()
+def claim_user(port, user):
+    """Say `x` as a peer without CURVE that names itself; the connection."""
+    raw = socket.create_connection(("127.0.0.1", port))
+    raw.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48))
+    raw.recv(64)
+    claim = b"\x07User-Id" + len(user).to_bytes(4, "big") + user.encode()
     ready = b"\x05READY\x0bSocket-Type\0\0\0\x06DEALER" + claim
-    with socket.create_connection(("127.0.0.1", echo.port)) as raw:
-        with contextlib.suppress(ConnectionError):
-            raw.sendall(greeting + bytes([4, len(ready)]) + ready + b"\x00\x01x")
+    time.sleep(0.1)  # ZeroMQ closes a connection that says all at once
+    with contextlib.suppress(ConnectionError):
+        raw.sendall(bytes([4, len(ready)]) + ready)
+        time.sleep(0.1)
+        raw.sendall(b"\x00\x01x")
+    return raw
+
+
+def test_a_user_cannot_be_claimed_on_a_secured_socket(echo, pair):
+    """On one without keys it can: ZeroMQ passes on what a peer says of itself, `User-Id` too."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as unsecured:
+        unsecured.linger = 0
+        with claim_user(unsecured.bind_to_random_port("tcp://127.0.0.1"), pair.public):
+            assert unsecured.poll(SERVED_MS)
+            assert user_of(unsecured.recv_multipart(copy=False)) == pair.public
+    with claim_user(echo.port, pair.public) as raw:
         assert is_cut_off(raw)
     assert echo.received == []
 
