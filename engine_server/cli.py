@@ -282,5 +282,29 @@ def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
         return engine
 
 
+@app.command()
+def doctor(
+    model: Model = "embedded",
+    endpoint: Annotated[str, typer.Option(help="Where the engine would listen.")] = DEFAULT_ENDPOINT,
+    loras: Loras = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Load neither checkpoint nor libraries.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine and say what to do. Ends with status 1 if anything fails."""
+    from engine_server.doctor.report import all_checks, examine
+
+    if not examine(all_checks(model, endpoint, loras=loras or (), quick=quick), as_json=as_json):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def add_groups() -> None:
+    """Commands that have commands of their own."""
+    from engine_server.serve.keys_commands import keys_app
+
+    app.add_typer(keys_app, name="keys")
+
+
+add_groups()
+
 if __name__ == "__main__":
     app()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`demon doctor`, whole: which checks, and how they are shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from engine_server.doctor.finding import Check, Finding, Status, run_checks
+from engine_server.doctor.keys import check_keys
+from engine_server.doctor.plugin import check_plugin
+from engine_server.doctor.ports import check_ports
+from engine_server.doctor.software import check_environment, check_packages, check_python
+from engine_server.doctor.system import check_disk, check_limits
+from engine_server.folders import data_folder
+
+COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
+
+
+def all_checks(
+    model: str, endpoint: str, *, loras: Sequence[Path] = (), quick: bool = False
+) -> list[tuple[str, Check]]:
+    """Every check with its name, quick ones first. quick: leave out what takes seconds."""
+
+    def model_check() -> Sequence[Finding]:
+        from engine_server.doctor.model import check_model
+
+        return check_model(model, [data_folder() / "loras", *loras], quick=quick)
+
+    def gpu_check() -> Sequence[Finding]:
+        from engine_server.doctor.gpu import check_gpu
+
+        return check_gpu()
+
+    checks: list[tuple[str, Check]] = [
+        ("python", check_python),
+        ("packages", check_packages),
+        ("environment", check_environment),
+        ("limits", check_limits),
+        ("disk", check_disk),
+        ("ports", lambda: check_ports(endpoint)),
+        ("keys", check_keys),
+        ("plugin", check_plugin),
+    ]
+    if not quick:
+        checks.append(("gpu", gpu_check))
+    return [*checks, ("checkpoint", model_check)]
+
+
+def examine(checks: Sequence[tuple[str, Check]], *, as_json: bool) -> bool:
+    """Run checks and print what they find, a line each, or all as JSON on standard output. Whether nothing failed."""
+    findings: Iterable[Finding] = run_checks(checks)
+    if as_json:
+        findings = list(findings)
+        healthy = all(finding.status is not Status.FAIL for finding in findings)
+        report = {"ok": healthy, "findings": findings}
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n")
+        return healthy
+    console, worst = Console(), Status.OK
+    for finding in findings:
+        console.print(_line(finding), soft_wrap=True)
+        worst = max(worst, finding.status, key=list(Status).index)
+    return worst is not Status.FAIL
+
+
+def _line(finding: Finding) -> Text:
+    line = Text.assemble((f"{finding.status:4}", COLOURS[finding.status]), f"  {finding.check:<10}  {finding.detail}")
+    if finding.advice:
+        line.append(f" -> {finding.advice}", "bold")
+    return line

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one client may ask of the server: messages and bytes per second, tracks, and memory.
+
+The defaults stand far above what a plugin does, since a refused `feed` is fed again and costs more than it saves; they stop
+a broken or hostile client, and only it. Each refusal is a named error for the one who asked. No class here is shared between
+threads: the socket thread owns them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shared_protocol.errors import DemonError
+
+MIB = 2**20
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one track, or of one client where it says so.
+
+    What a plugin sends, at most. A frame of audio has 2 * 4 * rate/25 bytes: 15 KiB at 48 kHz, 60 KiB at 192 kHz; lanes add
+    1 KiB. Playing in real time: 25 frames a second in as many messages, 20 pings (Loop: one each 0.05 s), and edits of which
+    one is in flight at a time: below 100 messages and 2 MiB per second.
+    """
+
+    messages_per_s: float = 2_000.0
+    """A bounce feeds what its host hands over, once per turn of the link thread, which sleeps 1 ms: below 1000 a second. The
+    audio of so many frames would be 40 times real time."""
+    messages_burst: float = 8_000.0
+    """Resuming: 3000 frames that a stream keeps, 25 to a message, are 120 messages; a clip has 1500 frames on their way at a
+    time, 600 messages in all; two references of 11.5 million samples each in pieces of 65536 are 352. Twice, since the engine may
+    be restarted while a track resumes; and some that were queued for the old engine."""
+    bytes_per_s: float = 128.0 * MIB
+    """A bounce at 192 kHz, 80 times faster than real time."""
+    bytes_burst: float = 2_048.0 * MIB
+    """Resuming at 192 kHz: a clip of ten minutes has 880 MiB, two references 176 MiB; twice is 2112, of
+    which the rate gives the rest in a second."""
+    held_bytes: int = 768 * MIB
+    """Of one client and track: messages that the engine's thread has not taken yet. Resuming at 192 kHz while it computes, a
+    stream sends 3000 frames, 179 MiB, and two references 176 MiB, all at once; and once more after 2 s without an answer."""
+    tracks: int = 64
+    """Of one client: as many as the server takes at all, since a whole song may come from one machine. Lower it where
+    several people share an engine."""
+
+
+class TokenBucket:
+    """Lets `burst` through at once and `per_s` in the long run: at most `burst + per_s * t` in any t seconds."""
+
+    def __init__(self, per_s: float, burst: float, clock: Clock = time.monotonic) -> None:
+        if not (per_s > 0 and burst > 0):
+            raise ValueError(f"per_s {per_s} and burst {burst} must be above 0")
+        self._per_s, self._burst, self._clock = per_s, burst, clock
+        self._tokens, self._at = burst, clock()
+
+    def can_take(self, amount: float) -> bool:
+        """Whether `take` would succeed now."""
+        self._fill()
+        return amount <= self._tokens
+
+    def take(self, amount: float = 1.0) -> bool:
+        """Whether `amount` may pass; if not, nothing is taken. An amount above `burst` never passes."""
+        if not self.can_take(amount):
+            return False
+        self._tokens -= amount
+        return True
+
+    def is_full(self) -> bool:
+        """Whether it is as if nothing had ever been taken."""
+        self._fill()
+        return self._tokens >= self._burst
+
+    def _fill(self) -> None:
+        now = self._clock()
+        if now > self._at:  # a clock that steps back gives nothing
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+            self._at = now
+
+
+class Meter:
+    """The traffic of one track, on all its sockets."""
+
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
+        self._limits = limits
+        self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, clock)
+        self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst, clock)
+
+    def admit(self, size: int) -> None:
+        """Count a message of so many bytes. Raises DemonError `E_RATE` for one too many, which then is to be dropped unread.
+
+        It still counts as a message, so a flood does not earn back what it wastes.
+        """
+        if not self._messages.take():
+            raise DemonError("E_RATE", f"more than {self._limits.messages_per_s:g} messages per second: send fewer")
+        if not self._bytes.take(size):
+            raise DemonError("E_RATE", f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less")
+
+    def is_idle(self) -> bool:
+        """Whether nothing needs to be remembered of it."""
+        return self._messages.is_full() and self._bytes.is_full()
+
+
+class Account:
+    """One client: its tracks, its memory, and the traffic that belongs to no track (before `hello`)."""
+
+    def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
+        self.tracks = 0
+        self.held_bytes = 0
+        self.meter = Meter(limits, clock)
+        """For messages of routing ids that are no track."""
+        self._limits, self._clock = limits, clock
+
+    def open_track(self) -> Meter:
+        """A place for one more track, and the meter of its traffic. Raises DemonError `E_BUSY`."""
+        if self.tracks >= self._limits.tracks:
+            raise DemonError("E_BUSY", f"this client has {self.tracks} tracks, as many as it may have: close some")
+        self.tracks += 1
+        return Meter(self._limits, self._clock)
+
+    def close_track(self) -> None:
+        """Give a place back."""
+        assert self.tracks > 0
+        self.tracks -= 1
+
+    def hold(self, size: int) -> None:
+        """Count memory that waits for the engine. Raises DemonError `E_LIMIT`; then nothing was counted."""
+        most = self._limits.held_bytes * max(1, self.tracks)
+        if self.held_bytes + size > most:
+            raise DemonError("E_LIMIT", f"more than {most // MIB} MiB wait for the engine: wait until it has caught up")
+        self.held_bytes += size
+
+    def release(self, size: int) -> None:
+        """What `hold` counted is used or dropped."""
+        assert 0 <= size <= self.held_bytes
+        self.held_bytes -= size
+
+    def is_idle(self) -> bool:
+        """Whether forgetting it would change nothing."""
+        return not self.tracks and not self.held_bytes and self.meter.is_idle()
+
+
+class Accounts:
+    """The accounts of all clients: by user id (`security.user_of`), or by routing id where there are no keys."""
+
+    def __init__(self, limits: Limits | None = None, *, most: int = 4096, clock: Clock = time.monotonic) -> None:
+        self._limits, self._most, self._clock = limits or Limits(), most, clock
+        self._accounts: dict[str | bytes, Account] = {}
+
+    def __len__(self) -> int:
+        return len(self._accounts)
+
+    def of(self, client: str | bytes) -> Account:
+        """A client's account. Raises DemonError `E_BUSY` when there are too many that cannot be forgotten."""
+        account = self._accounts.get(client)
+        if account is None:
+            if len(self._accounts) >= self._most:
+                self.forget_idle()
+            if len(self._accounts) >= self._most:
+                raise DemonError(
+                    "E_BUSY", f"this server has heard {self._most} clients in a short time; try again soon"
+                )
+            account = self._accounts[client] = Account(self._limits, self._clock)
+        return account
+
+    def forget_idle(self) -> None:
+        """Drop the accounts that say nothing."""
+        self._accounts = {client: account for client, account in self._accounts.items() if not account.is_idle()}
