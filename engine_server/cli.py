@@ -96,10 +96,13 @@ def demon() -> None:
 @app.command()
 def serve(
     model: Model = "embedded",
-    endpoint: Annotated[str, typer.Option(help="Loopback address to listen on.")] = DEFAULT_ENDPOINT,
+    endpoint: Annotated[
+        str, typer.Option(help="Address to listen on. Beyond loopback it needs keys: see `demon keys`.")
+    ] = DEFAULT_ENDPOINT,
     depth: Depth = 4,
     loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
+    log_format: Annotated[str, typer.Option("--log-format", help="text, or json: an object per line.")] = "text",
     engines: Annotated[
         int, typer.Option(min=1, max=16, help="Processes to share the tracks. The endpoint sends each to one of them.")
     ] = 1,
@@ -112,12 +115,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
-    from engine_server.serve.endpoint import check_endpoint
+    from engine_server.serve.handles import raise_handle_limit
+    from engine_server.serve.keys import KeyStore
+    from engine_server.serve.logs import configure_logging
+    from engine_server.serve.security import check_bind
 
-    check_endpoint(endpoint)
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    check_bind(endpoint, KeyStore())  # before anything heavy is loaded
+    configure_logging(logging.INFO if verbose else logging.WARNING, log_format)
+    raise_handle_limit()
     if until_stdin_closes:
         threading.Thread(target=terminate_after_stdin, daemon=True).start()
     if engines > 1:
@@ -125,6 +130,7 @@ def serve(
 
         options = ["--model", model, "--depth", str(depth)]
         options += [word for folder in loras or [] for word in ("--loras", str(folder))]
+        options += ["--log-format", log_format]
         serve_engines(endpoint, engines, [*options, *(["--verbose"] if verbose else [])])
         return
     report_progress(5, "loading the libraries")
@@ -132,8 +138,8 @@ def serve(
     from engine_server.serve.warm_up import warm_up
 
     report_progress(80, f"loading {model}")
-    on_tracks = {"on_tracks": print_tracks} if report_tracks else {}
-    server = Server(engine := load_engine(model, depth, loras or []), endpoint, **on_tracks)
+    on_tracks = print_tracks if report_tracks else None
+    server = Server(engine := load_engine(model, depth, loras or []), endpoint, on_tracks=on_tracks)
     report_progress(90, "warming up")
     warm_up(engine)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ import secrets
 
 import numpy as np
 
+from engine_server.serve.limits import Account, Limits, Meter
 from engine_server.tracks.track import MAX_FRAMES_HELD
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol.codec import Floats
@@ -35,8 +36,21 @@ class Client:
     ticket of its own, so that audio that was sent before it cannot be taken for its own.
     """
 
-    def __init__(self, routing_id: bytes, hello: Hello, now: float) -> None:
+    def __init__(
+        self,
+        routing_id: bytes,
+        hello: Hello,
+        now: float,
+        *,
+        user: str = "",
+        meter: Meter | None = None,
+        account: Account | None = None,
+    ) -> None:
         self.routing_id = routing_id
+        self.account = account or Account(Limits())
+        self.user = user
+        """The public key of whoever said hello, where the server has keys: nobody else may speak for the track."""
+        self.meter = meter or Meter(Limits())
         self.ticket = secrets.token_hex(16)
         self.audio_id = AUDIO_PREFIX + bytes.fromhex(self.ticket)
         """Routing id of the client's audio socket."""

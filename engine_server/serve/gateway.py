@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import zmq
-
-from engine_server.serve.endpoint import check_endpoint
-from engine_server.serve.sockets import CONTROL_QUEUE, MAX_CONTROL_BYTES, bind_router, send_packet
+from engine_server.serve.keys import KeyStore
+from engine_server.serve.limits import Accounts
+from engine_server.serve.logs import short_id
+from engine_server.serve.security import check_bind
+from engine_server.serve.sockets import ServerSockets, send_packet
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode
 from shared_protocol.errors import DemonError
@@ -32,7 +33,10 @@ log = logging.getLogger("demon.gateway")
 
 @dataclass(frozen=True)
 class Place:
-    """An engine that serves. endpoint: as in `redirect`; tracks: how many it reports; capacity: how many it takes."""
+    """An engine that serves. endpoint, key: as in `redirect` (no key is the gateway's); tracks: how many it reports.
+
+    capacity: how many it takes.
+    """
 
     endpoint: str
     key: str
@@ -49,17 +53,21 @@ class Fleet(Protocol):
 
 
 class Gateway:
-    """Binds at construction; `run` serves on the calling thread until `stop` is called from any other. Raises `E_BIND`."""
+    """Binds at construction; `run` serves on the calling thread until `stop` is called from any other.
 
-    def __init__(self, endpoint: str) -> None:
-        check_endpoint(endpoint)
-        self._context = zmq.Context()
-        try:
-            self._socket = bind_router(self._context, endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
-        except BaseException:
-            self._context.destroy(linger=0)
-            raise
-        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+    Raises DemonError `E_BIND`, `E_KEYS`.
+    """
+
+    def __init__(self, endpoint: str, *, store: KeyStore | None = None) -> None:
+        store = store or KeyStore()
+        keys = store if check_bind(endpoint, store) else None
+        self._sockets = ServerSockets(
+            endpoint, keys
+        )  # nothing comes by the audio port: tracks have theirs at the engines
+        self._socket = self._sockets.control
+        self._key = keys.server().public if keys else ""
+        self.endpoint = self._sockets.endpoint
+        self._accounts = Accounts()
         self._stopping = threading.Event()
         self._waiting: dict[bytes, float] = {}
         """Routing ids whose hello has no answer yet, and when it came."""
@@ -75,7 +83,7 @@ class Gateway:
                 if self._waiting:
                     self._answer_waiting(fleet.places(), time.monotonic())
         finally:
-            self._context.destroy(linger=0)
+            self._sockets.close()
 
     def stop(self) -> None:
         """Make `run` return. Any thread, also a signal handler."""
@@ -83,17 +91,22 @@ class Gateway:
 
     def _receive_some(self) -> None:
         for _ in range(MESSAGES_AT_ONCE):
-            try:
-                routing_id, *parts = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            received = self._sockets.receive(self._socket)
+            if received is None:
                 return
+            routing_id, parts, user, _ = received
             try:
+                self._accounts.of(user or routing_id).meter.admit(sum(len(part) for part in parts))
+                if self._sockets.gate and not self._sockets.gate.is_allowed(user):
+                    self._sockets.cut(self._socket, received)
+                    raise DemonError("E_KEYS", "this key is not allowed any more")
                 header = decode(parts, rate=MAX_RATE, lane_count=0).header
                 if not isinstance(header, m.Hello):
                     raise DemonError("E_UNKNOWN_TRACK", "say hello first")
                 self._waiting[routing_id] = time.monotonic()
             except DemonError as error:
-                send_packet(self._socket, routing_id, Packet(m.Error(error.code, error.message[:256], 0)))
+                if error.code != "E_RATE":
+                    send_packet(self._socket, routing_id, Packet(m.Error(error.code, error.message[:256], 0)))
 
     def _answer_waiting(self, places: Sequence[Place], now: float) -> None:
         for routing_id, since in list(self._waiting.items()):
@@ -111,12 +124,12 @@ class Gateway:
                 self._socket, routing_id, Packet(m.Error("E_BUSY", f"these engines take {total} tracks in all", 0))
             )
             return
-        log.info("track %s goes to %s", routing_id.hex()[:12], place.endpoint)
+        log.info("track %s goes to %s", short_id(routing_id), place.endpoint)
         self._sent[routing_id] = place.endpoint, now
         self._sent.move_to_end(routing_id)
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
-        send_packet(self._socket, routing_id, Packet(m.Redirect(place.endpoint, place.key)))
+        send_packet(self._socket, routing_id, Packet(m.Redirect(place.endpoint, place.key or self._key)))
 
     def _choose(self, routing_id: bytes, places: Sequence[Place], now: float) -> Place | None:
         """Where it was before, if that engine is there and has room; else where the most room is."""

@@ -11,11 +11,21 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """What has not been taken: messages, input frames in them, and their bytes."""
+
+    messages: int = 0
+    frames: int = 0
+    size: int = 0
+
+
 @dataclass
 class _Queue(Generic[T]):
-    urgent: deque[T] = field(default_factory=deque)
-    ordered: deque[tuple[T, int]] = field(default_factory=deque)
+    urgent: deque[tuple[T, int, int]] = field(default_factory=deque)
+    ordered: deque[tuple[T, int, int]] = field(default_factory=deque)
     frames: int = 0
+    size: int = 0
 
 
 class Inbox(Generic[T]):
@@ -26,16 +36,16 @@ class Inbox(Generic[T]):
         """Clients with something to take; the one whose turn it is comes first."""
         self._changed = threading.Condition()
         self._closed = False
+        self._size = 0
 
-    def put(self, client: bytes, item: T, *, is_urgent: bool, frames: int = 0) -> None:
-        """Add an item. An urgent one overtakes those of its client that are not. frames: input frames that it holds."""
+    def put(self, client: bytes, item: T, *, is_urgent: bool, frames: int = 0, size: int = 0) -> None:
+        """Add an item. An urgent one overtakes those of its client that are not. size: in bytes."""
         with self._changed:
             queue = self._queues.setdefault(client, _Queue())
-            if is_urgent:
-                queue.urgent.append(item)
-            else:
-                queue.ordered.append((item, frames))
-                queue.frames += frames
+            (queue.urgent if is_urgent else queue.ordered).append((item, frames, size))
+            queue.frames += frames
+            queue.size += size
+            self._size += size
             self._changed.notify()
 
     def take(self, timeout_s: float) -> T | None:
@@ -47,20 +57,24 @@ class Inbox(Generic[T]):
                 return None
             client = next(iter(self._queues))
             queue = self._queues.pop(client)
-            if queue.urgent:
-                item = queue.urgent.popleft()
-            else:
-                item, frames = queue.ordered.popleft()
-                queue.frames -= frames
+            item, frames, size = (queue.urgent or queue.ordered).popleft()
+            queue.frames -= frames
+            queue.size -= size
+            self._size -= size
             if queue.urgent or queue.ordered:
                 self._queues[client] = queue
             return item
 
-    def waiting(self, client: bytes) -> tuple[int, int]:
-        """Items and input frames of a client that have not been taken."""
+    def waiting(self, client: bytes) -> Waiting:
+        """What a client has here."""
         with self._changed:
             queue = self._queues.get(client)
-            return (len(queue.urgent) + len(queue.ordered), queue.frames) if queue else (0, 0)
+            return Waiting(len(queue.urgent) + len(queue.ordered), queue.frames, queue.size) if queue else Waiting()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all clients."""
+        return self._size
 
     def close(self) -> None:
         """Let `take` return None from now on."""

@@ -39,9 +39,9 @@ class Limits:
     bytes_burst: float = 2_048.0 * MIB
     """Resuming at 192 kHz: a clip of ten minutes has 880 MiB, two references 176 MiB; twice is 2112, of
     which the rate gives the rest in a second."""
-    held_bytes: int = 768 * MIB
-    """Of one client and track: messages that the engine's thread has not taken yet. Resuming at 192 kHz while it computes, a
-    stream sends 3000 frames, 179 MiB, and two references 176 MiB, all at once; and once more after 2 s without an answer."""
+    held_bytes: int = 256 * MIB
+    """Of one track: messages that the engine's thread has not taken yet. Two references at 192 kHz have 176 MiB, and come at
+    once; of a feed no more than its credit."""
     tracks: int = 64
     """Of one client: as many as the server takes at all, since a whole song may come from one machine. Lower it where
     several people share an engine."""
@@ -104,11 +104,10 @@ class Meter:
 
 
 class Account:
-    """One client: its tracks, its memory, and the traffic that belongs to no track (before `hello`)."""
+    """One client: its tracks, and the traffic that belongs to no track (before `hello`)."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.tracks = 0
-        self.held_bytes = 0
         self.meter = Meter(limits, clock)
         """For messages of routing ids that are no track."""
         self._limits, self._clock = limits, clock
@@ -125,21 +124,9 @@ class Account:
         assert self.tracks > 0
         self.tracks -= 1
 
-    def hold(self, size: int) -> None:
-        """Count memory that waits for the engine. Raises DemonError `E_LIMIT`; then nothing was counted."""
-        most = self._limits.held_bytes * max(1, self.tracks)
-        if self.held_bytes + size > most:
-            raise DemonError("E_LIMIT", f"more than {most // MIB} MiB wait for the engine: wait until it has caught up")
-        self.held_bytes += size
-
-    def release(self, size: int) -> None:
-        """What `hold` counted is used or dropped."""
-        assert 0 <= size <= self.held_bytes
-        self.held_bytes -= size
-
     def is_idle(self) -> bool:
         """Whether forgetting it would change nothing."""
-        return not self.tracks and not self.held_bytes and self.meter.is_idle()
+        return not self.tracks and self.meter.is_idle()
 
 
 class Accounts:

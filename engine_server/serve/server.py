@@ -13,8 +13,11 @@ import msgspec
 import zmq
 
 from engine_server.serve.client import Client
-from engine_server.serve.endpoint import check_endpoint
-from engine_server.serve.sockets import ServerSockets, send_packet
+from engine_server.serve.keys import KeyStore
+from engine_server.serve.limits import Accounts, Limits, TokenBucket
+from engine_server.serve.logs import short_id
+from engine_server.serve.security import check_bind
+from engine_server.serve.sockets import Received, ServerSockets, send_packet
 from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Seat, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
@@ -25,6 +28,8 @@ from shared_protocol.errors import DemonError
 from shared_protocol.timebase import MAX_RATE, MIN_RATE
 
 MAX_TRACKS = 64
+MAX_HELD_BYTES = 2**30
+"""Of all tracks: messages that wait for the engine's thread."""
 FORGET_AFTER_S = 30.0
 POLL_MS = 250
 CONTROL_AT_ONCE, AUDIO_AT_ONCE = 256, 32
@@ -33,21 +38,30 @@ MAX_WAITING = 1024
 """Messages of a client that may wait for the engine's thread."""
 MAX_WAITING_FRAMES = 2 * INPUT_CREDIT
 """Frames of its feed: what was sent before a lost connection may come once more."""
+COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE = 20.0, 200.0
+"""Lines of the log about bad messages; and answers to a flood."""
 log = logging.getLogger("demon.serve")
 
 
 class Server:
     """Binds at construction; `run` serves on the calling thread until `stop` is called from any other.
 
-    Raises DemonError `E_BIND` if the endpoint is not a loopback address, or one of its two ports is taken. on_tracks hears how
-    many tracks there are whenever the number changes, and how many there may be; on the thread that serves.
+    store: the keys, which addresses beyond loopback need; the user's own by default. on_tracks hears how many tracks there are
+    whenever the number changes, and how many there may be; on the thread that serves. Raises DemonError `E_BIND` if the endpoint
+    needs keys and there are none, or one of its two ports is taken, and `E_KEYS`.
     """
 
     def __init__(
-        self, engine: Engine, endpoint: str, *, on_tracks: Callable[[int, int], None] = lambda tracks, most: None
+        self,
+        engine: Engine,
+        endpoint: str,
+        *,
+        store: KeyStore | None = None,
+        limits: Limits | None = None,
+        on_tracks: Callable[[int, int], None] | None = None,
     ) -> None:
-        check_endpoint(endpoint)
-        self._sockets = ServerSockets(endpoint)
+        store = store or KeyStore()
+        self._sockets = ServerSockets(endpoint, store if check_bind(endpoint, store) else None)
         self.endpoint = self._sockets.endpoint
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -55,6 +69,9 @@ class Server:
         self._clients: dict[bytes, Client] = {}
         self._by_ticket: dict[bytes, Client] = {}
         """Clients by the routing id of their audio socket."""
+        self._limits = limits or Limits()
+        self._accounts = Accounts(self._limits)
+        self._complaints = TokenBucket(COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE)
         self._worker = Worker(engine, self._emit)
         self._on_tracks = on_tracks
         self._told_tracks = -1
@@ -92,48 +109,68 @@ class Server:
     def _receive_some(self, socket: zmq.Socket, most: int) -> None:
         """Take what has come, but no more than others can wait for."""
         for _ in range(most):
-            try:
-                routing_id, *parts = socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
+            received = self._sockets.receive(socket)
+            if received is None:
                 return
-            self._receive(socket, routing_id, parts)
+            self._receive(socket, received)
 
-    def _receive(self, socket: zmq.Socket, routing_id: bytes, parts: list[bytes]) -> None:
+    def _receive(self, socket: zmq.Socket, received: Received) -> None:
+        routing_id, parts, user, _ = received
         is_audio = socket is self._sockets.audio
         client = (self._by_ticket if is_audio else self._clients).get(routing_id)
-        epoch = 0
+        epoch, size = 0, sum(len(part) for part in parts)
         try:
+            self._check_user(socket, received, client)
+            (client.meter if client else self._accounts.of(user or routing_id).meter).admit(size)
             rate, lane_count = (client.hello.rate, len(client.hello.lanes)) if client else (MAX_RATE, 0)
             packet = decode(parts, rate=rate, lane_count=lane_count)
             epoch = getattr(packet.header, "epoch", 0)
             if is_audio != isinstance(packet.header, m.ORDERED):
                 raise DemonError("E_UNKNOWN_MESSAGE", "this message belongs to the other socket")
-            self._handle(routing_id, client, packet)
+            if isinstance(packet.header, m.Hello):
+                self._greet(routing_id, user, client, packet.header)
+            elif client is None:
+                raise DemonError("E_UNKNOWN_TRACK", "say hello first")
+            else:
+                self._handle(client, packet, size)
         except DemonError as error:
             if client is None and error.code in ("E_PAYLOAD_SIZE", "E_NOT_FINITE"):
                 error = DemonError("E_UNKNOWN_TRACK", "say hello first")
             self._refuse(socket, routing_id, client, error, epoch)
         except Exception as error:  # a fault of ours must not end the other tracks
-            log.exception("track %s", routing_id.hex()[:12])
+            log.exception("track %s", short_id(routing_id))
             fault = DemonError("E_ENGINE", f"{type(error).__name__}: {error}")
             self._refuse(socket, routing_id, client, fault, epoch)
+
+    def _check_user(self, socket: zmq.Socket, received: Received, client: Client | None) -> None:
+        """Where there are keys: the sender's is allowed still, and it is the one that said hello. Raises DemonError `E_KEYS`."""
+        gate, user = self._sockets.gate, received.user
+        if gate is None:
+            return
+        if not gate.is_allowed(user):
+            self._sockets.cut(socket, received)
+            if client and client.user == user:
+                self._forget(client)
+                self._post(client, Packet(m.Bye()))
+            raise DemonError("E_KEYS", "this key is not allowed any more")
+        if client and client.user != user:
+            raise DemonError("E_KEYS", "this track belongs to another key")
 
     def _refuse(
         self, socket: zmq.Socket, routing_id: bytes, client: Client | None, error: DemonError, epoch: int
     ) -> None:
-        """Say what is wrong: by the control socket, if the client is known."""
-        log.warning("track %s: %s", client.track_id if client else routing_id.hex()[:12], error)
-        if client is not None:
+        """Say what is wrong: by the control socket, if the client is known. A flood is not answered message by message."""
+        may_complain = self._complaints.take()
+        if may_complain:
+            log.warning("track %s: %s", client.track_id if client else short_id(routing_id), error)
+        elif error.code == "E_RATE":
+            return
+        if client is not None and error.code != "E_KEYS":
             socket, routing_id = self._sockets.control, client.routing_id
         send_packet(socket, routing_id, Packet(m.Error(error.code, error.message[:256], epoch)))
 
-    def _handle(self, routing_id: bytes, client: Client | None, packet: Packet) -> None:
+    def _handle(self, client: Client, packet: Packet, size: int) -> None:
         now, header = time.monotonic(), packet.header
-        if isinstance(header, m.Hello):
-            self._greet(routing_id, client, header)
-            return
-        if client is None:
-            raise DemonError("E_UNKNOWN_TRACK", "say hello first")
         client.last_heard = now
         frames = 0
         match header:
@@ -150,33 +187,45 @@ class Server:
             case m.Bye():
                 self._forget(client)
                 log.info("track %s left", client.track_id)
-        self._check_waiting(client)
-        self._post(client, packet, frames=frames)
+        self._check_waiting(client, size)
+        self._post(client, packet, frames=frames, size=size)
 
-    def _check_waiting(self, client: Client) -> None:
-        messages, frames = self._worker.inbox.waiting(client.routing_id)
-        if messages >= MAX_WAITING:
+    def _check_waiting(self, client: Client, size: int) -> None:
+        inbox = self._worker.inbox
+        waiting = inbox.waiting(client.routing_id)
+        if waiting.messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if frames >= MAX_WAITING_FRAMES:
-            raise DemonError("E_LIMIT", f"{frames} frames of this track wait already: its credit is {INPUT_CREDIT}")
+        if waiting.frames >= MAX_WAITING_FRAMES:
+            raise DemonError(
+                "E_LIMIT", f"{waiting.frames} frames of this track wait already: its credit is {INPUT_CREDIT}"
+            )
+        if waiting.size + size > self._limits.held_bytes or inbox.size + size > MAX_HELD_BYTES:
+            raise DemonError("E_LIMIT", f"{waiting.size} bytes of this track and {inbox.size} of all wait already")
 
-    def _post(self, client: Client, packet: Packet, seat: Seat | None = None, frames: int = 0) -> None:
+    def _post(
+        self, client: Client, packet: Packet, seat: Seat | None = None, *, frames: int = 0, size: int = 0
+    ) -> None:
         is_urgent = not isinstance(packet.header, m.ORDERED)
         item = Item(client.track_id, packet, seat)
-        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, frames=frames)
+        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, frames=frames, size=size)
 
-    def _greet(self, routing_id: bytes, old: Client | None, hello: m.Hello) -> None:
+    def _greet(self, routing_id: bytes, user: str, old: Client | None, hello: m.Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
         if old:
-            self._check_waiting(old)
+            self._check_waiting(old, 0)
             self._forget(old)
             self._post(old, Packet(m.Bye()))
         elif len(self._clients) >= MAX_TRACKS:
             raise DemonError("E_BUSY", f"this server takes {MAX_TRACKS} tracks")
-        client = Client(routing_id, hello, time.monotonic())
+        account = self._accounts.of(user or routing_id)
+        meter = account.open_track()
+        # A new hello does not make up for what came before it.
+        client = Client(
+            routing_id, hello, time.monotonic(), user=user, meter=old.meter if old else meter, account=account
+        )
         self._clients[routing_id] = self._by_ticket[client.audio_id] = client
         log.info("track %s: %s at %d Hz", client.track_id, hello.client, hello.rate)
         self._post(client, Packet(hello), Seat(client.ticket, "none"))
@@ -206,10 +255,12 @@ class Server:
     def _tell_tracks(self) -> None:
         if len(self._clients) != self._told_tracks:
             self._told_tracks = len(self._clients)
-            self._on_tracks(self._told_tracks, MAX_TRACKS)
+            if self._on_tracks:
+                self._on_tracks(self._told_tracks, MAX_TRACKS)
 
     def _forget(self, client: Client) -> None:
         """A client has gone; the engine is told by whoever calls this."""
+        client.account.close_track()
         self._clients.pop(client.routing_id, None)
         self._by_ticket.pop(client.audio_id, None)
 

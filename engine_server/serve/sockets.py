@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import zmq
 
+from engine_server.serve.door import Door
 from engine_server.serve.endpoint import audio_endpoint, is_any_port
+from engine_server.serve.keys import KeyStore
+from engine_server.serve.security import HANDSHAKE_MS, Gate, secure, user_of
 from shared_protocol.codec import Packet, encode
 from shared_protocol.errors import DemonError
 
@@ -18,22 +22,38 @@ CONTROL_QUEUE = 256
 AUDIO_QUEUE = 8
 """Messages that wait in ZeroMQ for one peer: what counts against its credit waits here otherwise, and can still be dropped."""
 HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 5000
-HANDSHAKE_MS = 5000
 FAREWELL_MS = 500
 """What a closing server gives its last messages."""
 PAIRS_TRIED = 64
 
 
-class ServerSockets:
-    """`wake` may be called from one other thread; all else belongs to the thread that serves."""
+class Received(NamedTuple):
+    """A message. user: the public key of its sender, where the server has keys; connection: for `ServerSockets.cut`."""
 
-    def __init__(self, endpoint: str) -> None:
-        """Bind both. Raises DemonError `E_BIND`."""
+    routing_id: bytes
+    parts: list[bytes]
+    user: str
+    connection: int
+
+
+class ServerSockets:
+    """`wake` may be called from one other thread; all else belongs to the thread that serves.
+
+    keys: who may connect; None lets in everybody, which is for loopback.
+    """
+
+    def __init__(self, endpoint: str, keys: KeyStore | None = None) -> None:
+        """Bind both. Raises DemonError `E_BIND`, `E_KEYS`."""
         self._context = zmq.Context()
+        self._keys = keys
+        self._doors: dict[zmq.Socket, Door] = {}
+        self.gate = Gate(self._context, keys) if keys else None
         try:
+            if self.gate:
+                self.gate.start()
             self.control, self.audio = self._bind(endpoint)
         except BaseException:
-            self._context.destroy(linger=0)
+            self._end()
             raise
         self.endpoint = self.control.getsockopt_string(zmq.LAST_ENDPOINT)
         self._wake_in, self._wake_out = self._context.socket(zmq.PAIR), self._context.socket(zmq.PAIR)
@@ -57,28 +77,66 @@ class ServerSockets:
         with contextlib.suppress(zmq.Again):  # a full pair will wake the other end all the same
             self._wake_out.send(b"", zmq.DONTWAIT)
 
+    def receive(self, socket: zmq.Socket) -> Received | None:
+        """The next message of one of the two; None if there is none."""
+        try:
+            frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return None
+        routing_id, *parts = (frame.bytes for frame in frames)
+        if self.gate is None:
+            return Received(routing_id, parts, "", -1)
+        return Received(routing_id, parts, user_of(frames), frames[-1].get(zmq.SRCFD))
+
+    def cut(self, socket: zmq.Socket, received: Received) -> None:
+        """End the connection that a message came from."""
+        self._doors[socket].close_connection(received.connection)
+
     def close(self) -> None:
         """Give the last control messages a moment to leave, then close everything."""
-        self.control.close(linger=FAREWELL_MS)
+        self._end(farewell_ms=FAREWELL_MS)
+
+    def _end(self, farewell_ms: int = 0) -> None:
+        for socket, door in self._doors.items():
+            door.stop()
+            socket.close(linger=farewell_ms)
+        if self.gate and self.gate.is_running():
+            self.gate.stop()
         self._context.destroy(linger=0)
 
     def _bind(self, endpoint: str) -> tuple[zmq.Socket, zmq.Socket]:
         """Control at the endpoint and audio at the next port. Where any port will do, one whose next is free."""
         is_any = is_any_port(endpoint)
         for _ in range(PAIRS_TRIED if is_any else 1):
-            control = bind_router(self._context, endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
+            control = self._guarded(endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
             place = audio_endpoint(control.getsockopt_string(zmq.LAST_ENDPOINT))
             try:
-                return control, bind_router(self._context, place, MAX_AUDIO_BYTES, AUDIO_QUEUE)
+                return control, self._guarded(place, MAX_AUDIO_BYTES, AUDIO_QUEUE)
             except DemonError:
+                self._doors.pop(control).stop()
                 control.close(linger=0)
                 if not is_any:
                     raise
         raise DemonError("E_BIND", f"{endpoint}: no two ports in a row are free")
 
+    def _guarded(self, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
+        socket = make_router(self._context, endpoint, most_bytes, queue)
+        if self._keys:
+            secure(socket, self._keys)
+        door = Door(socket)
+        door.start()
+        try:
+            bind(socket, endpoint)
+        except BaseException:
+            door.stop()
+            socket.close(linger=0)
+            raise
+        self._doors[socket] = door
+        return socket
 
-def bind_router(context: zmq.Context, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
-    """A ROUTER for parts of at most that size, and as many messages waiting for a peer. Raises DemonError `E_BIND`."""
+
+def make_router(context: zmq.Context, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
+    """A ROUTER to be bound there, for parts of at most that size, and as many messages waiting for a peer."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -91,12 +149,15 @@ def bind_router(context: zmq.Context, endpoint: str, most_bytes: int, queue: int
     socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+    return socket
+
+
+def bind(socket: zmq.Socket, endpoint: str) -> None:
+    """Listen. Raises DemonError `E_BIND`."""
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
-        socket.close(linger=0)
         raise DemonError("E_BIND", f"{endpoint}: {error.strerror}; is another server running?") from error
-    return socket
 
 
 def send_packet(socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:

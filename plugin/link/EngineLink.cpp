@@ -13,6 +13,8 @@
 #include "EngineSocket.h"
 #include "demon/codec.h"
 #include "demon/endpoint.h"
+#include "services/EngineKeys.h"
+#include "services/EngineProbe.h"
 
 namespace demon
 {
@@ -210,17 +212,34 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
     if (client.status().state == LinkState::lost)
         socket.close();
     if (client.takeReconnect())
-    {
-        if (const std::optional<Redirect>& elsewhere = client.redirect())
-            address = redirectedTo(elsewhere->endpoint, address);
-        if (!socket.open(address))
-            client.reportError("E_ENDPOINT", "not an address: " + address);
-    }
+        connect(client, socket, address);
     if (const std::string ticket = client.takeTicket(); !ticket.empty())
         socket.openAudio(ticket);
     for (const Message& message : client.takeOutbox())
         socket.send(message);
     return hasMoved;
+}
+
+/// To the engine of the user's choice, or to the one that it has sent the track to. What is said to another machine is
+/// encrypted, or not said.
+void EngineLink::connect(TrackClient& client, EngineSocket& socket, const std::string& home)
+{
+    std::optional<EngineKeys> keys = findEngineKeys(home);
+    std::string address = home;
+    if (const std::optional<Redirect>& elsewhere = client.redirect())
+    {
+        address = redirectedTo(elsewhere->endpoint, home);
+        if (keys)
+            keys->server = elsewhere->key;
+    }
+    if (!audioEndpointOf(address))
+        return client.reportError("E_ENDPOINT", "not an address: " + address);
+    if (!keys && !isLocalEndpoint(address))
+        return client.reportError("E_KEYS", "no key for " + home +
+                                                ": on the engine's machine, `demon keys new` makes a file" + " for " +
+                                                engineKeysFolder().string());
+    if (!socket.open(address, std::move(keys)))
+        client.reportError("E_ENDPOINT", "cannot connect to " + address);
 }
 
 bool EngineLink::receiveAll(TrackClient& client, EngineSocket& socket)

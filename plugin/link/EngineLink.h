@@ -68,6 +68,7 @@ private:
     void pass(TrackClient& client, EngineSocket& socket);
     void recover(TrackClient& client, EngineSocket& socket, const char* what) noexcept;
     bool exchangeFrames(TrackClient& client, EngineSocket& socket);
+    void connect(TrackClient& client, EngineSocket& socket, const std::string& home);
     bool receiveAll(TrackClient& client, EngineSocket& socket);
     bool pushWindows(TrackClient& client);
     void takeRequests(TrackClient& client, EngineSocket& socket);

@@ -65,12 +65,19 @@ zmq::socket_t EngineSocket::makeSocket(const std::string& id)
     socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeatMilliseconds);
     socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeout);
     socket.set(zmq::sockopt::ipv6, true);
+    if (keys)
+    {
+        socket.set(zmq::sockopt::curve_serverkey, keys->server);
+        socket.set(zmq::sockopt::curve_publickey, keys->publicKey);
+        socket.set(zmq::sockopt::curve_secretkey, keys->secretKey);
+    }
     return socket;
 }
 
-bool EngineSocket::open(const std::string& endpoint)
+bool EngineSocket::open(const std::string& endpoint, std::optional<EngineKeys> with)
 {
     close();
+    keys = std::move(with);
     const std::optional<std::string> next = audioEndpointOf(endpoint);
     if (!next)
         return false;
@@ -79,9 +86,9 @@ bool EngineSocket::open(const std::string& endpoint)
         routingId = drawRoutingId();
     if (context == nullptr)
         context = sharedContext();
-    control = makeSocket(routingId);
     try
     {
+        control = makeSocket(routingId); // throws for a key that is none
         control.connect(endpoint);
         return true;
     }

@@ -2,12 +2,14 @@
 #pragma once
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 #include <zmq.hpp>
 
 #include "demon/messages.h"
+#include "services/EngineKeys.h"
 
 namespace demon
 {
@@ -17,8 +19,9 @@ namespace demon
 class EngineSocket
 {
 public:
-    /// Opens the control socket. False when the endpoint is not an address.
-    bool open(const std::string& endpoint);
+    /// Opens the control socket; encrypted and known by its key, as the audio socket will be, if there are keys. False
+    /// when the endpoint is not an address.
+    bool open(const std::string& endpoint, std::optional<EngineKeys> with = std::nullopt);
 
     /// Opens the audio socket in place of the one before. Needs an open control socket.
     void openAudio(const std::string& ticket);
@@ -43,6 +46,7 @@ private:
 
     std::string routingId;
     std::string audioEndpoint;
+    std::optional<EngineKeys> keys;
     std::shared_ptr<zmq::context_t> context;
     zmq::socket_t control, audio; ///< after the context: closed before it is left
     std::vector<zmq::message_t> received;

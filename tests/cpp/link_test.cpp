@@ -13,6 +13,7 @@
 #include "Eventually.h"
 #include "FakeEngine.h"
 #include "RealtimeCall.h"
+#include "TemporaryFolder.h"
 #include "WaitCount.h"
 #include "catch.h"
 #include "link/EngineLink.h"
@@ -294,6 +295,30 @@ TEST_CASE("a connection that cannot be made is an error that passes, and never e
     CHECK(track.isAllWet());
 }
 #endif
+
+TEST_CASE("a track follows a redirect, whose host may be that of the endpoint")
+{
+    const std::string home = freeEndpoint(), there = freeEndpoint();
+    FakeEngine engine(there);
+    FakeEngine gateway(home);
+    gateway.stop();
+    gateway.redirect.endpoint = "tcp://*:" + there.substr(there.rfind(':') + 1);
+    gateway.start();
+    Track track(home);
+    track.play(100);
+    CHECK(track.isAllWet());
+    CHECK(gateway.hellos == 1);
+    CHECK(engine.hellos == 1);
+}
+
+TEST_CASE("another machine is not spoken to without keys")
+{
+    const TemporaryFolder folder;
+    const ScopedVariable config("XDG_CONFIG_HOME", folder.path.c_str());
+    Track track("tcp://192.0.2.1:47800");
+    CHECK(eventually([&] { return track.link.status().errorCode == "E_KEYS"; }));
+    CHECK(track.link.status().state != LinkState::ready);
+}
 
 TEST_CASE("construction and destruction are quick without an engine")
 {

@@ -164,7 +164,8 @@ def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_file(tiny_folder, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
-def test_serve_refuses_to_leave_this_machine():
+def test_serve_refuses_to_leave_this_machine_without_keys(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     done = demon_process("serve", "--endpoint", "tcp://0.0.0.0:47800")
     assert done.returncode == 1
     assert "E_BIND" in done.stderr

@@ -119,7 +119,7 @@ def test_a_track_on_its_way_stops_counting_when_it_should_have_been_reported():
         assert gateway._choose(b"b", places, 1.0) is None
         assert gateway._choose(b"b", places, UNSEEN_S + 1.0)
     finally:
-        gateway._context.destroy(linger=0)
+        gateway._sockets.close()
 
 
 def test_engines_listen_on_the_pairs_of_ports_after_the_gateways():

@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.serve.inbox import Inbox
+from engine_server.serve.inbox import Inbox, Waiting
 
 
 def everything(inbox):
@@ -29,24 +29,27 @@ def test_clients_take_turns_however_much_one_of_them_sends():
 
 def test_what_is_urgent_overtakes_the_rest_of_its_client():
     inbox = Inbox()
-    inbox.put(b"x", "feed", is_urgent=False, frames=25)
+    inbox.put(b"x", "feed", is_urgent=False, frames=25, size=100)
     inbox.put(b"x", "drop", is_urgent=True)
-    assert inbox.waiting(b"x") == (2, 25)
+    assert inbox.waiting(b"x") == Waiting(2, 25, 100)
+    assert inbox.size == 100
     assert everything(inbox) == ["drop", "feed"]
-    assert inbox.waiting(b"x") == (0, 0)
+    assert inbox.waiting(b"x") == Waiting()
+    assert inbox.size == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.booleans(), st.integers(0, 64)), max_size=60))
 def test_everything_comes_out_once_in_order_and_in_turn(puts):
     inbox = Inbox()
     for number, (client, is_urgent, frames) in enumerate(puts):
-        inbox.put(client, (client, is_urgent, number), is_urgent=is_urgent, frames=frames)
+        inbox.put(client, (client, is_urgent, number), is_urgent=is_urgent, frames=frames, size=2 * frames)
     for client in (b"a", b"b", b"c"):
         mine = [put for put in puts if put[0] == client]
-        frames = sum(size for _, is_urgent, size in mine if not is_urgent)
-        assert inbox.waiting(client) == (len(mine), frames)
+        frames = sum(size for _, _, size in mine)
+        assert inbox.waiting(client) == Waiting(len(mine), frames, 2 * frames)
     items = everything(inbox)
     assert len(items) == len(puts)
+    assert inbox.size == 0
     for client in (b"a", b"b", b"c"):
         mine = [item for item in items if item[0] == client]
         assert mine == sorted(mine, key=lambda item: (not item[1], item[2]))

@@ -14,7 +14,8 @@ import zmq
 from wire import ServerProcess, WireClient
 
 from engine_server.serve.client import RESEND_AFTER_S, Client
-from engine_server.serve.endpoint import audio_endpoint, check_endpoint
+from engine_server.serve.endpoint import audio_endpoint
+from engine_server.serve.keys import KeyStore
 from engine_server.serve.server import MAX_WAITING_FRAMES, Server
 from engine_server.serve.worker import Event
 from engine_server.tracks.curves import build_table
@@ -225,12 +226,10 @@ def test_a_second_server_on_the_same_port_says_what_is_wrong(server, tiny):
         Server(Engine(tiny), server.endpoint)
 
 
-def test_beyond_loopback_nothing_is_bound(tiny):
-    check_endpoint("tcp://127.0.0.1:47800")
-    check_endpoint("tcp://[::1]:*")
+def test_beyond_loopback_nothing_is_bound_without_keys(tiny, tmp_path):
     for endpoint in ("tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.168.0.2:1", "tcp://127.0.0.1.evil:1", "epgm://x", ""):
         with pytest.raises(DemonError, match="E_BIND"):
-            check_endpoint(endpoint)
+            Server(Engine(tiny), endpoint, store=KeyStore(tmp_path))
 
 
 def outbox(credit=250):
@@ -309,7 +308,7 @@ def test_what_a_live_client_has_left_behind_is_dropped_before_it_is_sent():
 def test_a_second_hello_gets_nothing_of_the_first(tiny):
     """What the engine still finishes for the first must not reach the second, which may use the same epoch."""
     server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"d" + bytes(16)
-    hello = Packet(m.Hello(3, "x", 48_000, "stream", 150, 250, "none", [], m.make_config("", 0, 0, "ode")))
+    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", [], m.make_config("", 0, 0, "ode"))
 
     def finish_for(client):
         window = AudioWindow(client.track_id, 1, 0, 20, np.zeros((2, 20 * FRAME), dtype=np.float32))
@@ -317,9 +316,9 @@ def test_a_second_hello_gets_nothing_of_the_first(tiny):
         server._take_events()
 
     try:
-        server._handle(routing_id, None, hello)
+        server._greet(routing_id, "", None, hello)
         first = server._clients[routing_id]
-        server._handle(routing_id, first, hello)
+        server._greet(routing_id, "", first, hello)
         second = server._clients[routing_id]
         finish_for(first)
         assert second.due() is None
@@ -436,15 +435,15 @@ def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
     server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
     hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
     try:
-        server._handle(routing_id, None, Packet(hello))
+        server._greet(routing_id, "", None, hello)
         client = server._clients[routing_id]
         lanes = np.full((64, 1), 0.6, dtype=np.float32)
         feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
         for _ in range(MAX_WAITING_FRAMES // 64 + 1):
-            server._handle(client.audio_id, client, feed)
+            server._handle(client, feed, 0)
         with pytest.raises(DemonError, match="credit"):
-            server._handle(client.audio_id, client, feed)
-        assert server._worker.inbox.waiting(routing_id)[1] < MAX_WAITING_FRAMES + 64
+            server._handle(client, feed, 0)
+        assert server._worker.inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES + 64
     finally:
         server._sockets.close()
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import UnionType
 
 import numpy as np
@@ -29,8 +30,15 @@ class ServerProcess:
     """`demon serve` in a process of its own, on a port of its own (kept over restarts)."""
 
     def __init__(
-        self, model: str, *, endpoint: str = "tcp://127.0.0.1:*", loras: str | None = None, engines: int = 1
+        self,
+        model: str,
+        *,
+        endpoint: str = "tcp://127.0.0.1:*",
+        loras: str | None = None,
+        engines: int = 1,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment or {})
         self._model = model
         self._loras = loras
         self._engines = engines
@@ -51,9 +59,7 @@ class ServerProcess:
             *(["--loras", self._loras] if self._loras else []),
             *(["--engines", str(self._engines)] if self._engines > 1 else []),
         ]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-        )
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=self._environment)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.startswith("serving "):
