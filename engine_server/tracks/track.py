@@ -22,7 +22,7 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
-from engine_server.tracks.windows import AudioWindow, HopId
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -31,8 +31,6 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 MAX_FRAMES_HELD = 3000
 """Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
 MAX_EPOCHS = 64
-LIVE, OFFLINE = 0, 2
-"""Ranks: what is live comes first. Between them are loops."""
 
 
 def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
@@ -58,6 +56,9 @@ class _Epoch:
         self.timeline = timeline
         self.stitcher = stitcher
         self.offline = offline
+        self.heard_to = timeline.expected
+        self.heard_at = NEVER
+        """Where the host's input stood, and at which step it was found there."""
         self.next_audio_frame = deliver_from
         self.next_audio_hop = geometry.hop_finishing_audio(deliver_from)
         first_hop = geometry.hop_of(timeline.start)
@@ -103,10 +104,12 @@ class Track:
         self.newest_epoch = 0
         self.expected = 0
         """Next frame of input expected for the newest epoch, 0 if there is none."""
+        self.skipped = 0
+        """Hops that a live client was too far behind to wait for: they were not begun."""
 
     @property
     def slack_s(self) -> float:
-        """Seconds that a hop may take once its input is there."""
+        """Seconds that a hop may take once the input that it needs has come, to the frame."""
         return (self.latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
 
     def begin(
@@ -158,7 +161,9 @@ class Track:
             return
         run.next_audio_frame = wanted
         run.next_audio_hop = self.geometry.hop_finishing_audio(wanted)
-        run.next_hop = max(run.next_hop, self.geometry.first_hop_for_audio(run.next_audio_hop))
+        wanted_hop = max(run.next_hop, self.geometry.first_hop_for_audio(run.next_audio_hop))
+        self.skipped += max(0, min(wanted_hop, self.geometry.hop_of(run.timeline.expected)) - run.next_hop)
+        run.next_hop = wanted_hop
         run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
         self._close_finished()
 
@@ -191,16 +196,35 @@ class Track:
         """A hop is due as soon as its input is there."""
         return True
 
-    def rank(self, hop: HopId) -> int:
+    def rank(self, hop: HopId) -> Rank:
         """Live streams come first, bounces last."""
-        return OFFLINE if self._epochs[hop.epoch].offline else LIVE
+        return Rank.OFFLINE if self._epochs[hop.epoch].offline else Rank.LIVE
+
+    def deadline(self, hop: HopId) -> float:
+        """When the host needs a hop, in seconds of the engine's clock.
+
+        A live host plays as fast as it feeds. So the deadline follows from where its input stood at the last step that found it
+        moved, and from nothing else: not from when the hop came to the head of the line, nor from how many are waiting.
+        """
+        run = self._epochs[hop.epoch]
+        if run.offline:
+            return NEVER
+        return run.heard_at + self.slack_s + (self.geometry.input_needed_to(hop.hop) - run.heard_to) / FRAMES_PER_SECOND
+
+    def wants(self, hop: HopId) -> bool:
+        """Whether a hop in flight is still of use: a live client may have been left behind since it was begun."""
+        run = self._epochs.get(hop.epoch)
+        return run is not None and hop.hop >= self.geometry.first_hop_for_audio(run.next_audio_hop)
 
     def frame_of(self, hop: HopId) -> int:
         """A hop's first frame."""
         return self.geometry.hop_span(hop.hop).first
 
-    def tick(self, depth: int) -> None:
-        """A tick of the engine begins."""
+    def tick(self, depth: int, now: float) -> None:
+        """A step of the engine begins; `now` is in seconds and never falls."""
+        for run in self._epochs.values():
+            if run.heard_to != run.timeline.expected:
+                run.heard_to, run.heard_at = run.timeline.expected, now
 
     def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
         """A hop's lanes ride with it: nothing changes in flight."""

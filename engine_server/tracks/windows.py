@@ -4,8 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from shared_protocol.codec import Floats
+
+NEVER = float("inf")
+"""The deadline of what nobody waits for."""
+
+
+class Rank(IntEnum):
+    """Whose hops come first: what is played as it is made, what is made again and again, what nobody listens to yet."""
+
+    LIVE = 0
+    LOOP = 1
+    OFFLINE = 2
 
 
 @dataclass(frozen=True)
