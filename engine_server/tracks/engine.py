@@ -160,6 +160,7 @@ class Engine:
             HopProgress(hop, self.tracks[hop.track].frame_of(hop), slot.step, slot.steps)
             for ring in self._rings.values()
             for hop, slot in hops_in(ring)
+            if hop.track in self.tracks
         ]
         waiting = [
             HopProgress(hop, track.frame_of(hop), 0, track.sound.steps)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who gets the next slot: ranks, deadlines, turns, and that nobody who may have one is left out for good. No clock, no tensors."""
+"""Who gets the next slot: ranks, deadlines, turns, and that nobody who may have one is left out. No clock, no tensors."""
 
 from __future__ import annotations
 
