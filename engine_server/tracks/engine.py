@@ -19,11 +19,11 @@ from engine_server.model.checkpoint import Checkpoint
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.rhythm import Rhythm
-from engine_server.tracks.rings import RingKey, Rings, hops_in
+from engine_server.tracks.rings import Rings, hops_in
 from engine_server.tracks.scheduler import Precedence, Queue, Scheduler, Waiting
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stats import TrackStats
-from engine_server.tracks.windows import AudioWindow, HopId, Rank
+from engine_server.tracks.windows import AudioWindow, HopId, Rank, RingKey
 from shared_protocol.codec import Floats
 
 DEFAULT_DEPTH = DEFAULT_BATCH

@@ -17,7 +17,7 @@ from engine_server.tracks.loop import Loop
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.track import MAX_EPOCHS, track_geometry
-from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -138,7 +138,7 @@ class LoopTrack:
         """Whether what is in flight is of use: all of an epoch that is still there."""
         return hop.epoch in self._runs
 
-    def ring_key(self, hop: HopId) -> tuple[int, int]:
+    def ring_key(self, hop: HopId) -> RingKey:
         """Frames and condition tokens of a request."""
         return self._runs[hop.epoch].ring_key(hop)
 

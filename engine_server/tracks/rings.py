@@ -9,12 +9,10 @@ from typing import Any
 from engine_server.diffusion.ring import Ring, SlotProgress
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.checkpoint import Checkpoint
-from engine_server.tracks.windows import HopId
+from engine_server.tracks.windows import HopId, RingKey
 
 IDLE_RINGS = 4
 """Rings that are kept for what may come; clips bring many lengths."""
-RingKey = tuple[int, int]
-"""Frames and condition tokens of a request."""
 
 
 class Rings(Mapping[RingKey, Ring]):

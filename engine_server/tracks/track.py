@@ -15,6 +15,7 @@ from engine_server.diffusion.request import ConditionEntry, SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
 from engine_server.model.windows import Span
+from engine_server.tracks.epoch import Epoch
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lanes import ACTED_LANES, LORA_LANES, slot_fields
 from engine_server.tracks.lora_catalogue import LoraCatalogue
@@ -22,7 +23,7 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
-from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -45,28 +46,6 @@ def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
         decoder_margin=codec.decoder_margin,
         resampler_margin=margin(rate),
     )
-
-
-class _Epoch:
-    """One unbroken run: which hops have been asked for, and which audio has been handed out."""
-
-    def __init__(
-        self, timeline: Timeline, stitcher: Stitcher, geometry: WindowGeometry, deliver_from: int, offline: bool
-    ):
-        self.timeline = timeline
-        self.stitcher = stitcher
-        self.offline = offline
-        self.heard_to = timeline.expected
-        self.heard_at = NEVER
-        """Where the host's input stood, and at which step it was found there."""
-        self.next_audio_frame = deliver_from
-        self.next_audio_hop = geometry.hop_finishing_audio(deliver_from)
-        first_hop = geometry.hop_of(timeline.start)
-        self.next_hop = max(first_hop, geometry.first_hop_for_audio(self.next_audio_hop))
-
-    def is_done(self) -> bool:
-        """Whether the input has ended and all its audio has been handed out."""
-        return self.timeline.end is not None and self.next_audio_frame >= self.timeline.end
 
 
 class Track:
@@ -95,22 +74,19 @@ class Track:
                 f"{_in_words(self.geometry.minimum_latency)}",
             )
         self.latency = latency
+        self.slack_s = (latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
+        """Seconds that a hop may take once the input that it needs has come, to the frame."""
         self.sound = TrackSound(checkpoint, loras or LoraCatalogue(checkpoint), config)
         self._checkpoint = checkpoint
         self._rate = rate
         self.lanes = tuple(lanes)
-        self._epochs: dict[int, _Epoch] = {}
+        self._epochs: dict[int, Epoch] = {}
         self._finished: set[int] = set()
         self.newest_epoch = 0
         self.expected = 0
         """Next frame of input expected for the newest epoch, 0 if there is none."""
         self.skipped = 0
         """Hops that a live client was too far behind to wait for: they were not begun."""
-
-    @property
-    def slack_s(self) -> float:
-        """Seconds that a hop may take once the input that it needs has come, to the frame."""
-        return (self.latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
 
     def begin(
         self, epoch: int, *, kind: str = "stream", start: int, feed_from: int, deliver_from: int, offline: bool
@@ -128,7 +104,7 @@ class Track:
         if deliver_from < timeline.start:
             raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {timeline.start}")
         stitcher = Stitcher(self._checkpoint, self.geometry, rate=self._rate, start_frame=timeline.start)
-        run = _Epoch(timeline, stitcher, self.geometry, deliver_from, offline)
+        run = Epoch(timeline, stitcher, self.geometry, deliver_from, offline)
         latest = max(timeline.start, self.geometry.input_needed_from(run.next_hop))
         if not timeline.start <= feed_from <= latest:
             raise DemonError("E_FIELD", f"feed_from {feed_from} must lie between {timeline.start} and {latest}")
@@ -180,10 +156,7 @@ class Track:
         if not self.sound.is_ready():
             return None
         for epoch, run in self._epochs.items():
-            end = run.timeline.end
-            if end is not None and self.geometry.audio_span(run.next_hop - 1).stop >= end:
-                continue
-            if run.timeline.has_input_for(self.geometry.window_span(run.next_hop)):
+            if run.has_next_hop():
                 return HopId(self.id, epoch, run.next_hop)
         return None
 
@@ -209,7 +182,7 @@ class Track:
         run = self._epochs[hop.epoch]
         if run.offline:
             return NEVER
-        return run.heard_at + self.slack_s + (self.geometry.input_needed_to(hop.hop) - run.heard_to) / FRAMES_PER_SECOND
+        return run.heard_at + self.slack_s + (run.input_needed_to(hop.hop) - run.heard_to) / FRAMES_PER_SECOND
 
     def wants(self, hop: HopId) -> bool:
         """Whether a hop in flight is still of use: a live client may have been left behind since it was begun."""
@@ -242,9 +215,11 @@ class Track:
         """Raises `E_EPOCH`: only a loop's lanes can be edited."""
         raise DemonError("E_EPOCH", f"epoch {epoch} is not a loop")
 
-    def ring_key(self, hop: HopId) -> tuple[int, int]:
+    def ring_key(self, hop: HopId) -> RingKey:
         """Frames and condition tokens of a hop's request: it shares a ring with those of the same sizes."""
-        return self.geometry.window_frames, self._condition(hop).mask.shape[1]
+        return self._epochs[hop.epoch].ring_key(
+            hop.hop, self.sound.version, lambda: (self.geometry.window_frames, self._condition(hop).mask.shape[1])
+        )
 
     def take(self, hop: HopId) -> SlotRequest:
         """The slot request of `next_hop()`, which then moves on."""
@@ -307,7 +282,7 @@ class Track:
         blend, timbre = (float(timeline.lane(name, Span(first, first + 1))[0]) for name in ("prompt_blend", "timbre"))
         return self.sound.condition(blend, timbre)
 
-    def _epoch(self, epoch: int) -> _Epoch:
+    def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._epochs:
             raise DemonError("E_EPOCH", f"epoch {epoch} is not open")
         return self._epochs[epoch]
