@@ -36,12 +36,12 @@ RATE = 48_000
 LATENCY = 150
 """Frames that a host compensates: the plugin's default, six seconds."""
 FED_AT_ONCE = 64
-GENERATIONS = 8
-"""Of one measurement: twice what the ring holds."""
-ROUNDS = 10
+GENERATIONS = 4
+"""Of one measurement: what the ring holds, or a multiple, so that every one begins and ends at the same place of the cycle."""
+ROUNDS = 12
 UTILISATION = 0.5
 """Share of the machine's measured throughput that live hosts ask for."""
-HOPS_IN_TIME = 48
+HOPS_IN_TIME = 32
 """Of all live tracks together, while lateness is measured."""
 
 
