@@ -177,7 +177,8 @@ class Track:
         """When the host needs a hop, in seconds of the engine's clock.
 
         A live host plays as fast as it feeds. So the deadline follows from where its input stood at the last step that found it
-        moved, and from nothing else: not from when the hop came to the head of the line, nor from how many are waiting.
+        moved, and from nothing else: not from when the hop came to the head of the line, nor from how many are waiting. The
+        input may have come up to a step before it was found, and the deadline is later by as much.
         """
         run = self._epochs[hop.epoch]
         if run.offline:
