@@ -107,6 +107,10 @@ class WindowGeometry:
         """First frame of input that hop k's window depends on."""
         return self.window_span(k).first - self.input_reach
 
+    def input_needed_to(self, k: int) -> int:
+        """The frame after the last of input that hop k's window depends on."""
+        return self.chunk_input(self.chunk_of(self.window_span(k).stop - 1)).stop
+
     def chunk_of(self, frame: int) -> int:
         """The encoding chunk that contains a frame."""
         return frame // self.chunk

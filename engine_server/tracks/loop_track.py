@@ -12,18 +12,16 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.tracks.clip import CLIP_LIMIT, Clip
 from engine_server.tracks.commit import Commit
-from engine_server.tracks.epochs import EpochBook
+from engine_server.tracks.epoch_book import EpochBook
 from engine_server.tracks.lanes import CLIP_LANES
 from engine_server.tracks.loop import Loop
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.track import track_geometry
-from engine_server.tracks.windows import AudioWindow, HopId
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
-
-LIVE, OFFLINE = 1, 2
 
 
 class LoopTrack:
@@ -31,6 +29,8 @@ class LoopTrack:
 
     acted_lanes = CLIP_LANES
     clip_limit = CLIP_LIMIT
+    skipped = 0
+    """A loop skips nothing."""
 
     def __init__(
         self,
@@ -53,11 +53,6 @@ class LoopTrack:
         self._rate = rate
         self._runs: dict[int, Loop | Commit] = {}
         self.book = EpochBook()
-
-    @property
-    def slack_s(self) -> float:
-        """A loop is late at once."""
-        return 0.0
 
     def begin(self, epoch: int, *, kind: str, start: int, feed_from: int, deliver_from: int, offline: bool) -> None:
         """Start or resume an epoch; see `begin` in SPEC.md. Raises `E_EPOCH`, `E_FIELD`, `E_LIMIT`."""
@@ -127,11 +122,19 @@ class LoopTrack:
         """Whether it is time for something that waits."""
         return self._runs[hop.epoch].is_due()
 
-    def rank(self, hop: HopId) -> int:
+    def rank(self, hop: HopId) -> Rank:
         """Loops come after live streams, and before what is offline."""
-        return OFFLINE if self._runs[hop.epoch].is_offline else LIVE
+        return Rank.OFFLINE if self._runs[hop.epoch].is_offline else Rank.LOOP
 
-    def ring_key(self, hop: HopId) -> tuple[int, int]:
+    def deadline(self, hop: HopId) -> float:
+        """A loop is never late: what is older sounds meanwhile."""
+        return NEVER
+
+    def wants(self, hop: HopId) -> bool:
+        """Whether what is in flight is of use: all of an epoch that is still there."""
+        return hop.epoch in self._runs
+
+    def ring_key(self, hop: HopId) -> RingKey:
         """Frames and condition tokens of a request."""
         return self._runs[hop.epoch].ring_key(hop)
 
@@ -139,8 +142,8 @@ class LoopTrack:
         """The first frame of what is made."""
         return self._runs[hop.epoch].frame_of(hop)
 
-    def tick(self, depth: int) -> None:
-        """A tick of the engine begins."""
+    def tick(self, depth: int, now: float) -> None:
+        """A step of the engine begins."""
         for run in self._runs.values():
             run.tick(depth)
 

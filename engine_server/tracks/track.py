@@ -15,7 +15,8 @@ from engine_server.diffusion.request import ConditionEntry, SlotRequest
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
 from engine_server.model.windows import Span
-from engine_server.tracks.epochs import EpochBook
+from engine_server.tracks.epoch import Epoch
+from engine_server.tracks.epoch_book import EpochBook
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lanes import ACTED_LANES, LORA_LANES, slot_fields
 from engine_server.tracks.lora_catalogue import LoraCatalogue
@@ -23,7 +24,7 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
-from engine_server.tracks.windows import AudioWindow, HopId
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -31,8 +32,6 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 
 MAX_FRAMES_HELD = 3000
 """Frames of input that a track may hold, and of windows that it may leave unacknowledged: two minutes."""
-LIVE, OFFLINE = 0, 2
-"""Ranks: what is live comes first. Between them are loops."""
 
 
 def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
@@ -47,25 +46,6 @@ def track_geometry(checkpoint: Checkpoint, rate: int) -> WindowGeometry:
         decoder_margin=codec.decoder_margin,
         resampler_margin=margin(rate),
     )
-
-
-class _Epoch:
-    """One unbroken run: which hops have been asked for, and which audio has been handed out."""
-
-    def __init__(
-        self, timeline: Timeline, stitcher: Stitcher, geometry: WindowGeometry, deliver_from: int, offline: bool
-    ):
-        self.timeline = timeline
-        self.stitcher = stitcher
-        self.offline = offline
-        self.next_audio_frame = deliver_from
-        self.next_audio_hop = geometry.hop_finishing_audio(deliver_from)
-        first_hop = geometry.hop_of(timeline.start)
-        self.next_hop = max(first_hop, geometry.first_hop_for_audio(self.next_audio_hop))
-
-    def is_done(self) -> bool:
-        """Whether the input has ended and all its audio has been handed out."""
-        return self.timeline.end is not None and self.next_audio_frame >= self.timeline.end
 
 
 class Track:
@@ -94,17 +74,16 @@ class Track:
                 f"{_in_words(self.geometry.minimum_latency)}",
             )
         self.latency = latency
+        self.slack_s = (latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
+        """Seconds that a hop may take once the input that it needs has come, to the frame."""
         self.sound = TrackSound(checkpoint, loras or LoraCatalogue(checkpoint), config)
         self._checkpoint = checkpoint
         self._rate = rate
         self.lanes = tuple(lanes)
-        self._epochs: dict[int, _Epoch] = {}
+        self._epochs: dict[int, Epoch] = {}
         self.book = EpochBook()
-
-    @property
-    def slack_s(self) -> float:
-        """Seconds that a hop may take once its input is there."""
-        return (self.latency - self.geometry.minimum_latency + self.geometry.hop // 2) / FRAMES_PER_SECOND
+        self.skipped = 0
+        """Hops that a live client was too far behind to wait for: they were not begun."""
 
     def begin(
         self, epoch: int, *, kind: str = "stream", start: int, feed_from: int, deliver_from: int, offline: bool
@@ -121,7 +100,7 @@ class Track:
         if deliver_from < timeline.start:
             raise DemonError("E_FIELD", f"deliver_from {deliver_from} lies before the start, frame {timeline.start}")
         stitcher = Stitcher(self._checkpoint, self.geometry, rate=self._rate, start_frame=timeline.start)
-        run = _Epoch(timeline, stitcher, self.geometry, deliver_from, offline)
+        run = Epoch(timeline, stitcher, self.geometry, deliver_from, offline)
         latest = max(timeline.start, self.geometry.input_needed_from(run.next_hop))
         if not timeline.start <= feed_from <= latest:
             raise DemonError("E_FIELD", f"feed_from {feed_from} must lie between {timeline.start} and {latest}")
@@ -153,7 +132,9 @@ class Track:
             return
         run.next_audio_frame = wanted
         run.next_audio_hop = self.geometry.hop_finishing_audio(wanted)
-        run.next_hop = max(run.next_hop, self.geometry.first_hop_for_audio(run.next_audio_hop))
+        wanted_hop = max(run.next_hop, self.geometry.first_hop_for_audio(run.next_audio_hop))
+        self.skipped += max(0, min(wanted_hop, self.geometry.hop_of(run.timeline.expected)) - run.next_hop)
+        run.next_hop = wanted_hop
         run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
         self._close_finished()
 
@@ -171,10 +152,7 @@ class Track:
         if not self.sound.is_ready():
             return None
         for epoch, run in self._epochs.items():
-            end = run.timeline.end
-            if end is not None and self.geometry.audio_span(run.next_hop - 1).stop >= end:
-                continue
-            if run.timeline.has_input_for(self.geometry.window_span(run.next_hop)):
+            if run.has_next_hop():
                 return HopId(self.id, epoch, run.next_hop)
         return None
 
@@ -187,16 +165,36 @@ class Track:
         """A hop is due as soon as its input is there."""
         return True
 
-    def rank(self, hop: HopId) -> int:
+    def rank(self, hop: HopId) -> Rank:
         """Live streams come first, bounces last."""
-        return OFFLINE if self._epochs[hop.epoch].offline else LIVE
+        return Rank.OFFLINE if self._epochs[hop.epoch].offline else Rank.LIVE
+
+    def deadline(self, hop: HopId) -> float:
+        """When the host needs a hop, in seconds of the engine's clock.
+
+        A live host plays as fast as it feeds. So the deadline follows from where its input stood at the last step that found it
+        moved, and from nothing else: not from when the hop came to the head of the line, nor from how many are waiting. The
+        input may have come up to a step before it was found, and the deadline is later by as much.
+        """
+        run = self._epochs[hop.epoch]
+        if run.offline:
+            return NEVER
+        return run.heard_at + self.slack_s + (run.input_needed_to(hop.hop) - run.heard_to) / FRAMES_PER_SECOND
+
+    def wants(self, hop: HopId) -> bool:
+        """Whether a hop in flight is still of use: a live client may have been left behind since it was begun."""
+        run = self._epochs.get(hop.epoch)
+        return run is not None and hop.hop >= self.geometry.first_hop_for_audio(run.next_audio_hop)
 
     def frame_of(self, hop: HopId) -> int:
         """A hop's first frame."""
         return self.geometry.hop_span(hop.hop).first
 
-    def tick(self, depth: int) -> None:
-        """A tick of the engine begins."""
+    def tick(self, depth: int, now: float) -> None:
+        """A step of the engine begins; `now` is in seconds and never falls."""
+        for run in self._epochs.values():
+            if run.heard_to != run.timeline.expected:
+                run.heard_to, run.heard_at = run.timeline.expected, now
 
     def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
         """A hop's lanes ride with it: nothing changes in flight."""
@@ -214,9 +212,11 @@ class Track:
         """Raises `E_EPOCH`: only a loop's lanes can be edited."""
         raise DemonError("E_EPOCH", f"epoch {epoch} is not a loop")
 
-    def ring_key(self, hop: HopId) -> tuple[int, int]:
+    def ring_key(self, hop: HopId) -> RingKey:
         """Frames and condition tokens of a hop's request: it shares a ring with those of the same sizes."""
-        return self.geometry.window_frames, self._condition(hop).mask.shape[1]
+        return self._epochs[hop.epoch].ring_key(
+            hop.hop, self.sound.version, lambda: (self.geometry.window_frames, self._condition(hop).mask.shape[1])
+        )
 
     def take(self, hop: HopId) -> SlotRequest:
         """The slot request of `next_hop()`, which then moves on."""
@@ -279,7 +279,7 @@ class Track:
         blend, timbre = (float(timeline.lane(name, Span(first, first + 1))[0]) for name in ("prompt_blend", "timbre"))
         return self.sound.condition(blend, timbre)
 
-    def _epoch(self, epoch: int) -> _Epoch:
+    def _epoch(self, epoch: int) -> Epoch:
         if epoch not in self._epochs:
             raise DemonError("E_EPOCH", f"epoch {epoch} is not open")
         return self._epochs[epoch]

@@ -4,8 +4,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from shared_protocol.codec import Floats
+
+NEVER = float("inf")
+"""The deadline of what nobody waits for."""
+
+RingKey = tuple[int, int]
+"""Frames and condition tokens of a request: it shares a ring with those of the same sizes."""
+
+
+class Rank(IntEnum):
+    """Whose hops come first: what is played as it is made, what is made again and again, what nobody listens to yet."""
+
+    LIVE = 0
+    LOOP = 1
+    OFFLINE = 2
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.tracks.epochs import EpochBook
+from engine_server.tracks.epoch_book import EpochBook
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import MAX_OPEN_EPOCHS
 
