@@ -2,12 +2,13 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <string>
 #include <string_view>
 #include <vector>
 
 /// msgpack as a tree whose nodes a mutator moves about. Leaves keep their bytes, however odd; containers are written
-/// with the number of children that they have.
+/// with the number of children that they have. Memory is the default resource's, see Mutator.
 namespace demon::fuzz
 {
 struct Node
@@ -19,8 +20,8 @@ struct Node
         map
     };
     Kind kind = Kind::leaf;
-    std::string leaf;
-    std::vector<Node> children; ///< of a map: key, value, key, value
+    std::pmr::string leaf;
+    std::pmr::vector<Node> children; ///< of a map: key, value, key, value
 };
 
 class TreeReader
@@ -105,7 +106,7 @@ private:
     {
         if (size > bytes.size() - at)
             return false;
-        node.leaf = std::string(bytes.substr(at, size));
+        node.leaf = bytes.substr(at, size);
         at += size;
         return true;
     }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <memory_resource>
 #include <random>
 #include <string>
 #include <string_view>
@@ -25,6 +26,7 @@ public:
 
     std::string mutate(std::string_view data, std::size_t maxSize)
     {
+        const Arena arena;
         if (oneIn(16))
             return blind(std::string(data), maxSize);
         Case changed = readCase(data);
@@ -32,7 +34,7 @@ public:
             changed.parts.emplace_back();
         for (std::size_t steps = 1 + below(3); steps-- > 0;)
             change(changed);
-        if (oneIn(2))
+        if (oneIn(4))
             repair(changed);
         return fitting(changed, data, maxSize);
     }
@@ -40,6 +42,7 @@ public:
     /// The first case with something of the second's.
     std::string cross(std::string_view first, std::string_view second, std::size_t maxSize)
     {
+        const Arena arena;
         Case into = readCase(first);
         const Case from = readCase(second);
         Node tree, other;
@@ -52,15 +55,32 @@ public:
         }
         else if (!from.parts.empty())
             into.parts.push_back(from.parts[below(from.parts.size())]);
-        if (oneIn(2))
+        if (oneIn(4))
             repair(into);
         return fitting(into, first, maxSize);
     }
 
 private:
+    /// The default memory resource while a tree lives: on a checked heap, trees would take most of the fuzzer's time.
+    class Arena
+    {
+    public:
+        Arena() { std::pmr::set_default_resource(&memory); }
+        ~Arena() { std::pmr::set_default_resource(nullptr); }
+        Arena(const Arena&) = delete;
+        Arena& operator=(const Arena&) = delete;
+
+    private:
+        inline static char buffer[1 << 18];
+        std::pmr::monotonic_buffer_resource memory{buffer, sizeof buffer};
+    };
+
     std::size_t below(std::size_t count) { return count == 0 ? 0 : random() % count; }
     bool oneIn(std::size_t chances) { return below(chances) == 0; }
-    template <class T> const T& oneOf(const std::vector<T>& items) { return items[below(items.size())]; }
+    template <class List> const typename List::value_type& oneOf(const List& items)
+    {
+        return items[below(items.size())];
+    }
 
     static std::string fitting(const Case& changed, std::string_view otherwise, std::size_t maxSize)
     {
@@ -205,11 +225,11 @@ private:
         const bool isText = (head >= 0xA0 && head < 0xC0) || (head >= 0xD9 && head <= 0xDB);
         if (!isText)
         {
-            node.leaf = blind(node.leaf, node.leaf.size() + 4);
+            node.leaf = blind(std::string(node.leaf), node.leaf.size() + 4);
             return;
         }
         const std::size_t headSize = head < 0xC0 ? 1 : head == 0xD9 ? 2 : head == 0xDA ? 3 : 5;
-        std::string text = node.leaf.substr(headSize);
+        std::string text(std::string_view(node.leaf).substr(headSize));
         node = textNode(oneIn(3) ? text + text : blind(text, text.size() + 4));
     }
     void wrap(Node& node)
