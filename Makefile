@@ -35,7 +35,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.golden -p training
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.golden -p training
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready

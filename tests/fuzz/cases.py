@@ -42,7 +42,8 @@ class Case(NamedTuple):
 
 def read_case(data: bytes) -> Case:
     """The case of a file; any bytes are one."""
-    padded, parts, at = data + bytes(8), [], 2
+    parts: list[bytes] = []
+    padded, at = data + bytes(8), 2
     while at < len(data) and len(parts) < MAX_PARTS:
         is_filled, size = padded[at] & 1, int.from_bytes(padded[at + 1 : at + 4], "little")
         at += 4
@@ -117,7 +118,8 @@ def dictionary() -> list[str]:
     def collect(value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
-                collect(key), collect(inner)
+                collect(key)
+                collect(inner)
         elif isinstance(value, list):
             for inner in value[:4]:
                 collect(inner)
