@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-cpp test-python plugin serve lint format bench sanitize golden model model-data model-small clean
+.PHONY: demo test test-cpp test-python plugin serve lint format bench sanitize fuzz golden model model-data model-small clean
 
 demo: plugin ## bounce 30 s of music through the plugin into out/demo
 	$(PY) -m demo.bounce --out out/demo
@@ -35,7 +35,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.golden -p training
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.golden -p training
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
@@ -57,6 +57,13 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 sanitize: $(VENV)/.ready ## C++ tests with Address, Undefined, Thread and RealtimeSanitizer; PLUGIN=1 for the processor too
 	scripts/debian-packages clang-22 libclang-rt-22-dev llvm-22
 	scripts/sanitize
+
+RUNS ?= 10000000
+PY_RUNS ?= 200000
+fuzz: $(VENV)/.ready ## fuzz both codecs, an hour: RUNS=10000000 in C++, PY_RUNS=200000 in Python; finds go to tests/fuzz/corpus
+	scripts/debian-packages clang-22 libclang-rt-22-dev llvm-22
+	$(PY) -m pip install --quiet --editable '.[fuzz]'
+	RUNS=$(RUNS) PY_RUNS=$(PY_RUNS) PYTHON=$(PY) scripts/fuzz
 
 # What only the tests need: a DAW, and a display for editors.
 HOST_PACKAGES = ardour xvfb

@@ -222,6 +222,8 @@ class Welcome(Message, frozen=True):
         _check_text("checkpoint", self.checkpoint, 1, 128)
         _check_text("backend", self.backend, 1, 64)
         _check_list("lanes", self.lanes, 256, 1, 32)
+        if len(set(self.lanes)) != len(self.lanes):
+            raise FieldError("lanes names one twice")
         _check_list("loras", self.loras, 256, 64, 64)
         _check_list("lora_names", self.lora_names, 256, 1, 128)
         if len(self.costs) != len(self.lanes):

@@ -71,6 +71,47 @@ TEST_CASE("header keys come in any order and unknown ones are ignored")
     CHECK(ping.wanted == 12);
 }
 
+TEST_CASE("keys are text and not there twice, wherever they are")
+{
+    const std::string drop = "\x83\xa4type\xa4"
+                             "drop\xa5"
+                             "epoch\x01";
+    const std::string later = drop + "\xa5later";
+    CHECK(errorOf({later + "\x81\xa1x\x02"}) == "");
+    CHECK(errorOf({drop + "\xa5"
+                          "epoch\x01"}) == error::malformed);
+    CHECK(errorOf({later + "\x82\xa1x\x02\xa1x\x02"}) == error::malformed);
+    CHECK(errorOf({later + "\x91\x81\x03\x02"}) == error::malformed);
+    CHECK(errorOf({drop + "\xa2\xc3\x28\x01"}) == error::malformed);
+}
+
+TEST_CASE("a hello is of another version only if it says so")
+{
+    CHECK(errorOf({"\x81\xa4type\xa5hello"}) == error::malformed);
+    CHECK(errorOf({"\x82\xa4type\xa5hello\xa8protocol\xc3"}) == error::malformed);
+    CHECK(errorOf({"\x82\xa4type\xa5hello\xa8protocol\x7f"}) == error::protocolVersion);
+}
+
+TEST_CASE("what a server says of its progress and its catalogue is checked like the rest")
+{
+    Progress progress;
+    CHECK(errorOf(encode(progress)) == "");
+    progress.epoch = 0;
+    CHECK(errorOf(encode(progress)) == error::field);
+    progress = {};
+    progress.step = 51;
+    CHECK(errorOf(encode(progress)) == error::field);
+
+    Welcome welcome;
+    welcome.server = welcome.checkpoint = welcome.backend = "x";
+    welcome.checkpointHash = std::string(64, '0');
+    welcome.loras = {std::string(64, '1')};
+    welcome.loraNames = {"choir"};
+    CHECK(errorOf(encode(welcome)) == "");
+    welcome.loras = {""};
+    CHECK(errorOf(encode(welcome)) == error::field);
+}
+
 TEST_CASE("no header at all, and too many parts, are malformed")
 {
     CHECK(std::get<Fault>(decode({}, kShape)).code == std::string(error::malformed));

@@ -65,6 +65,69 @@ def test_keys_in_any_order_and_unknown_keys_are_accepted():
     assert decode([header], rate=48000, lane_count=0).header == m.Ping(1, 2, 3, 4)
 
 
+def code_of(*parts):
+    with pytest.raises(DemonError) as caught:
+        decode(parts, rate=48000, lane_count=0)
+    return caught.value.code
+
+
+def drop(**fields):
+    return msgspec.msgpack.encode({"type": "drop", "epoch": 1} | fields)
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth > 0 else 0
+
+
+def test_a_header_has_at_most_64_kib():
+    spare = 65_536 - len(drop(later="x" * 60_000))
+    assert decode([drop(later="x" * (60_000 + spare))], rate=48000, lane_count=0).header == m.Drop(1)
+    assert code_of(drop(later="x" * (60_001 + spare))) == "E_MALFORMED"
+
+
+def test_what_is_unknown_may_neither_be_large_nor_deep():
+    for later in (nested(7), [0] * 4096, {str(k): k for k in range(4096)}):
+        assert decode([drop(later=later)], rate=48000, lane_count=0).header == m.Drop(1)
+    for later in (nested(8), nested(500), [0] * 4097, {str(k): k for k in range(4097)}):
+        assert code_of(drop(later=later)) == "E_MALFORMED"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x83\xa4type\xa4drop\xa5epoch\x01\xa5epoch\x01",
+        b"\x83\xa4type\xa4drop\xa5epoch\x01\xa4type\xa4drop",
+        b"\x83\xa4type\xa4drop\xa5epoch\x01\xa5later\x82\xa1x\x00\xa1x\x00",
+        b"\x83\xa4type\xa4drop\xa5epoch\x01\xa5later\x81\x00\x00",
+        b"\x83\xa4type\xa4drop\xa5epoch\x01\xa2\xc3\x28\x00",
+    ],
+    ids=["twice", "two types", "twice inside", "number inside", "not UTF-8"],
+)
+def test_keys_are_text_and_not_there_twice(header):
+    assert code_of(header) == "E_MALFORMED"
+
+
+def test_an_unknown_type_is_told_whatever_else_is_in_the_header():
+    odd = b"\xa1x\xd4\xff\x00" + b"\xa1y\xa1\xff"  # an impossible time stamp and text that is not UTF-8
+    assert code_of(b"\x83\xa4type\xa5shout" + odd) == "E_UNKNOWN_MESSAGE"
+
+
+def test_only_a_whole_number_is_another_version():
+    assert code_of(msgspec.msgpack.encode({"type": "hello", "protocol": True})) == "E_MALFORMED"
+    assert code_of(msgspec.msgpack.encode({"type": "hello", "protocol": 70_000})) == "E_PROTOCOL_VERSION"
+
+
+def test_a_hello_of_another_version_may_have_other_parts():
+    theirs = m.Hello(65535, "x", 48000, "stream", 150, [], m.make_config())
+    assert code_of(*encode(Packet(theirs)), b"new") == "E_PROTOCOL_VERSION"
+
+
+def test_an_engine_names_a_lane_once():
+    welcome = next(packet.header for name, packet, *_ in valid_messages() if name == "welcome")
+    fields = msgspec.to_builtins(welcome) | {"lanes": ["denoise"] * len(welcome.lanes)}
+    assert code_of(msgspec.msgpack.encode(fields)) == "E_FIELD"
+
+
 @given(st.lists(st.binary(max_size=200), max_size=4))
 def test_garbage_raises_a_named_error(parts):
     with pytest.raises(DemonError) as caught:

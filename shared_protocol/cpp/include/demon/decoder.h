@@ -207,11 +207,11 @@ public:
     }
 
     /// Another version's fields may have changed: that is then the fault to report.
-    bool isOwnVersion() const
+    bool isOfAnotherVersion() const
     {
         FieldReader version(header, parts, shape);
         std::int64_t protocol = 0;
-        return version.readInteger("protocol", protocol) && protocol == kProtocolVersion;
+        return version.readInteger("protocol", protocol) && protocol != kProtocolVersion;
     }
     bool ok() const { return firstFault.code == nullptr; }
     const Fault& fault() const { return firstFault; }
@@ -268,7 +268,7 @@ private:
     const msgpack::object* look(const char* key) const
     {
         const std::string_view wanted(key);
-        for (std::uint32_t i = header.size; i-- > 0;) // the last one counts when a key is repeated
+        for (std::uint32_t i = 0; i < header.size; ++i)
         {
             const msgpack::object& name = header.ptr[i].key;
             if (name.type == msgpack::type::STR && wanted == std::string_view(name.via.str.ptr, name.via.str.size))
@@ -382,13 +382,24 @@ template <std::size_t Index = 0> Decoded decodeNamed(std::string_view type, Fiel
     }
 }
 
-inline bool hasOnlyTextKeys(const msgpack::object_map& map)
+/// Whether all maps in a value have text for keys, and none of them twice: decoders differ in which one they would
+/// take.
+inline bool hasProperKeys(const msgpack::object& value)
 {
-    for (std::uint32_t i = 0; i < map.size; ++i)
-        if (map.ptr[i].key.type != msgpack::type::STR ||
-            !isUtf8({map.ptr[i].key.via.str.ptr, map.ptr[i].key.via.str.size}))
+    if (value.type == msgpack::type::ARRAY)
+        return std::all_of(value.via.array.ptr, value.via.array.ptr + value.via.array.size, hasProperKeys);
+    if (value.type != msgpack::type::MAP)
+        return true;
+    std::vector<std::string_view> keys;
+    for (std::uint32_t i = 0; i < value.via.map.size; ++i)
+    {
+        const auto& [key, inner] = value.via.map.ptr[i];
+        if (key.type != msgpack::type::STR || !isUtf8({key.via.str.ptr, key.via.str.size}) || !hasProperKeys(inner))
             return false;
-    return true;
+        keys.emplace_back(key.via.str.ptr, key.via.str.size);
+    }
+    std::sort(keys.begin(), keys.end());
+    return std::adjacent_find(keys.begin(), keys.end()) == keys.end();
 }
 } // namespace detail
 
@@ -406,9 +417,8 @@ inline Decoded decode(const std::vector<std::string_view>& parts, const PayloadS
         const msgpack::object_handle handle =
             msgpack::unpack(parts.front().data(), parts.front().size(), offset, nullptr, nullptr, limit);
         const msgpack::object& header = handle.get();
-        if (offset != parts.front().size() || header.type != msgpack::type::MAP ||
-            !detail::hasOnlyTextKeys(header.via.map))
-            return Fault{error::malformed, "the header is not exactly one map with text keys"};
+        if (offset != parts.front().size() || header.type != msgpack::type::MAP || !detail::hasProperKeys(header))
+            return Fault{error::malformed, "the header is not exactly one map with different text keys"};
 
         std::string type;
         detail::FieldReader reader(header.via.map, parts, shape);
@@ -416,7 +426,7 @@ inline Decoded decode(const std::vector<std::string_view>& parts, const PayloadS
         if (!reader.ok())
             return reader.fault();
         Decoded decoded = detail::decodeNamed(type, reader);
-        if (std::holds_alternative<Fault>(decoded) && type == Hello::type && !reader.isOwnVersion())
+        if (std::holds_alternative<Fault>(decoded) && type == Hello::type && reader.isOfAnotherVersion())
             return Fault{error::protocolVersion, "the other end speaks another protocol: update the older one"};
         return decoded;
     }

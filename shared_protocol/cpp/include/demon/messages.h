@@ -272,6 +272,9 @@ struct Welcome
         for (const std::string& cost : costs)
             if (cost != "free" && cost != "encode" && cost != "refit")
                 return "costs must be free, encode or refit";
+        for (const std::string& hash : loras)
+            if (hash.empty())
+                return "loras must be hashes";
         return costs.size() != lanes.size()       ? "costs and lanes differ in length"
                : loraNames.size() != loras.size() ? "lora_names and loras differ in length"
                                                   : nullptr;
@@ -362,10 +365,10 @@ struct Progress
 
     template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
     {
-        v.integer("epoch", self.epoch, 0, kMaxEpoch);
+        v.integer("epoch", self.epoch, 1, kMaxEpoch);
         v.integer("frame", self.frame, -kMaxPosition, kMaxPosition);
-        v.integer("step", self.step, 0, kMaxEpoch);
-        v.integer("steps", self.steps, 0, kMaxEpoch);
+        v.integer("step", self.step, 0, 50);
+        v.integer("steps", self.steps, 0, 50);
     }
 };
 
