@@ -57,15 +57,16 @@ class Server:
         """Serve until stopped; then tell the clients, and close everything."""
         self._worker.start()
         control, audio = self._sockets.control, self._sockets.audio
+        has_more = False
         try:
             while not self._stopping.is_set():
-                ready = self._sockets.wait(POLL_MS)
+                ready = self._sockets.wait(0 if has_more else POLL_MS)
                 if control in ready:
                     self._receive_some(control, CONTROL_AT_ONCE)
                 if audio in ready:
                     self._receive_some(audio, AUDIO_AT_ONCE)
                 self._take_events()
-                self._send_windows()
+                has_more = self._send_windows()
                 self._forget_silent()
         finally:
             for client in self._clients.values():
@@ -172,7 +173,7 @@ class Server:
         client = Client(routing_id, hello, time.monotonic())
         self._clients[routing_id] = self._by_ticket[client.audio_id] = client
         log.info("track %s: %s at %d Hz", client.track_id, hello.client, hello.rate)
-        self._post(client, Packet(hello), Seat(client.ticket, "none"))
+        self._post(client, Packet(hello), Seat(client.ticket, hello.packing))
 
     def _take_events(self) -> None:
         by_track = {client.track_id: client for client in self._clients.values()}
@@ -188,18 +189,26 @@ class Server:
             if event.ends_track:
                 self._forget(client)
 
-    def _send_windows(self) -> None:
+    def _send_windows(self) -> bool:
+        """Send each client the next window that it has credit for. Whether any was sent: then there may be more.
+
+        One each, since packing takes a millisecond or two: however many wait, control messages come in between.
+        """
+        has_sent = False
         for client in self._clients.values():
-            while window := client.due():
-                header = m.Window(window.epoch, window.take, window.frame, window.count)
-                if not self._send(self._sockets.audio, client.audio_id, Packet(header, window.audio)):
-                    break
+            window = client.due()
+            if window and self._send_parts(self._sockets.audio, client.audio_id, client.encoded(window)):
                 client.mark_sent(window, time.monotonic())
+                has_sent = True
+        return has_sent
 
     def _send(self, socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:
+        return self._send_parts(socket, routing_id, encode(packet))
+
+    def _send_parts(self, socket: zmq.Socket, routing_id: bytes, parts: list[bytes]) -> bool:
         """Whether the message is on its way; False if the client's queue is full or it has gone (it will say hello again)."""
         try:
-            socket.send_multipart([routing_id, *encode(packet)], zmq.DONTWAIT)
+            socket.send_multipart([routing_id, *parts], zmq.DONTWAIT)
             return True
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
