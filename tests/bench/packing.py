@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,12 @@ def _rows_of(name: str, windows: list[Floats]) -> Iterator[Row]:
     ):
         others = [_compress(before(window.view(np.uint32)), level) for window in windows]
         yield Row(f"{name}: size", kilobytes, title, _mean_kilobytes(others), "kB")
-    copying = _mean_ms([lambda payload=payload: bytearray(payload) for payload in payloads])
-    packing = _mean_ms([lambda payload=payload: pack(payload) for payload in payloads])
+    copying = _mean_ms([partial(bytearray, payload) for payload in payloads])
+    packing = _mean_ms([partial(pack, payload) for payload in payloads])
     yield Row(f"{name}: to pack", packing, "to copy", copying, "ms")
     pairs = [(frame, payload) for frame, payload in zip(frames, payloads, strict=True) if frame is not payload]
     if pairs:
-        unpacking = _mean_ms([lambda f=frame, p=payload: unpack(f, len(p)) for frame, payload in pairs])
+        unpacking = _mean_ms([partial(unpack, frame, len(payload)) for frame, payload in pairs])
         yield Row(f"{name}: to unpack", unpacking, "to copy", copying, "ms")
 
 
