@@ -12,6 +12,7 @@
 
 #include "EngineSocket.h"
 #include "demon/codec.h"
+#include "services/EngineProbe.h"
 
 namespace demon
 {
@@ -205,6 +206,8 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
         client.configure(wantedConfig);
         address = wantedEndpoint;
     }
+    const std::string target = client.redirect() ? client.redirect()->endpoint : address;
+    client.wishPacking(isLocalEndpoint(target) ? "none" : "zstd"); // within one machine it would only take time
     client.tick(steadyNanoseconds(), player.output());
     if (client.status().state == LinkState::lost)
         socket.close();

@@ -97,6 +97,24 @@ TEST_CASE("a bounce through the engine is exact")
     CHECK(engine.begins == 1);
 }
 
+TEST_CASE("audio within this machine is not packed, else it is, and a bounce is as exact")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    std::string address = endpoint;
+    SECTION("within this machine") {}
+#ifndef _WIN32
+    SECTION("at an address that is not known as this machine's")
+    {
+        address = "tcp://0.0.0.0" + endpoint.substr(endpoint.rfind(':'));
+    }
+#endif
+    Track track(address);
+    track.play(100);
+    CHECK(track.isAllWet());
+    CHECK((engine.packedFeeds > 0) == (address != endpoint));
+}
+
 TEST_CASE("a bounce waits for an engine that starts late")
 {
     const std::string endpoint = freeEndpoint();
