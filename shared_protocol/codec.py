@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.errors import DemonError
+from shared_protocol.packing import pack, unpack
 from shared_protocol.timebase import samples_per_frame
 
 Floats = NDArray[np.float32]
@@ -51,12 +52,23 @@ class Packet(NamedTuple):
 
 
 def encode(packet: Packet) -> list[bytes]:
-    """The parts of a message, in canonical form. Payload arrays must be float32; they are copied."""
-    parts = [_ENCODER.encode(packet.header)]
-    for payload in (packet.audio, packet.lanes, packet.edits):
-        if payload is not None:
-            parts.append(payload.astype("<f4", order="C", copy=False).tobytes())
-    return parts
+    """The parts of a message, in canonical form. Payload arrays must be float32; they are copied.
+
+    Audio whose header says `zstd` is packed, or sent as it is, as `none`, where that is no longer. Packed bytes have no canonical
+    form: another version of the library may give others.
+    """
+    header, audio = packet.header, None if packet.audio is None else _bytes_of(packet.audio)
+    if audio is not None and isinstance(header, m.PACKABLE) and header.packing == "zstd":
+        if (packed := pack(audio)) is None:
+            header = msgspec.structs.replace(header, packing="none")
+        else:
+            audio = packed
+    payloads = [audio, *(None if values is None else _bytes_of(values) for values in (packet.lanes, packet.edits))]
+    return [_ENCODER.encode(header), *(payload for payload in payloads if payload is not None)]
+
+
+def _bytes_of(payload: Floats) -> bytes:
+    return payload.astype("<f4", order="C", copy=False).tobytes()
 
 
 def decode(parts: Sequence[bytes], *, rate: int, lane_count: int) -> Packet:
@@ -75,14 +87,14 @@ def decode(parts: Sequence[bytes], *, rate: int, lane_count: int) -> Packet:
         samples = header.count * samples_per_frame(rate)
         return Packet(
             header,
-            _decode_floats(parts[1], (CHANNELS, samples), "audio"),
+            _decode_audio(parts[1], samples, header.packing),
             _decode_floats(parts[2], (header.count, lane_count), "lanes"),
         )
     if isinstance(header, m.Window):
         samples = header.count * samples_per_frame(rate)
-        return Packet(header, _decode_floats(parts[1], (CHANNELS, samples), "audio"))
+        return Packet(header, _decode_audio(parts[1], samples, header.packing))
     if isinstance(header, m.Reference):
-        return Packet(header, _decode_floats(parts[1], (CHANNELS, header.count), "audio"))
+        return Packet(header, _decode_audio(parts[1], header.count, header.packing))
     if isinstance(header, m.Edit):
         return Packet(header, edits=_decode_floats(parts[1], (header.count, EDIT_COLUMNS), "edits"))
     return Packet(header)
@@ -166,6 +178,12 @@ def version_mismatch(theirs: int) -> str:
 def _is_range_error(text: str) -> bool:
     """msgspec has one exception for a wrong type and a wrong value; only its text tells them apart."""
     return any(word in text for word in _RANGE_WORDS)
+
+
+def _decode_audio(data: bytes, samples: int, packing: m.Packing) -> Floats:
+    if packing == "zstd":
+        data = unpack(data, CHANNELS * samples * 4)
+    return _decode_floats(data, (CHANNELS, samples), "audio")
 
 
 def _decode_floats(data: bytes, shape: tuple[int, int], name: str) -> Floats:

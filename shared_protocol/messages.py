@@ -301,5 +301,7 @@ class Error(Message, frozen=True):
 
 FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye
 FROM_SERVER = Welcome | Redirect | Configured | Edited | Referenced | Window | Progress | Pong | Closing | Error
+PACKABLE = (Feed, Reference, Window)
+"""What carries audio. `packing` says how, when decoded; how it shall be, when encoded."""
 ORDERED = (Configure, Begin, Feed, End, Edit, Reference, Window)
 """What travels on the audio socket: it must not overtake one another. All else goes by the control socket."""

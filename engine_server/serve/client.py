@@ -11,10 +11,10 @@ import numpy as np
 from engine_server.serve.limits import Account, Limits, Meter
 from engine_server.tracks.track import MAX_FRAMES_HELD
 from engine_server.tracks.windows import AudioWindow
-from shared_protocol.codec import Floats
+from shared_protocol.codec import Floats, Packet, encode
 from shared_protocol.errors import DemonError
 from shared_protocol.lanes import load_lanes
-from shared_protocol.messages import Hello
+from shared_protocol.messages import Hello, Window
 
 RESEND_AFTER_S = 2.0
 AUDIO_PREFIX = b"a"
@@ -60,6 +60,8 @@ class Client:
         self._outbox: list[_Pending] = []
         self._takes: dict[tuple[int, int], AudioWindow] = {}
         """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""
+        self._encoded: tuple[AudioWindow, list[bytes]] | None = None
+        """The window that is to be sent next, if its bytes have been asked for."""
         self._sent = self._received = 0
         """Frames of windows since the welcome."""
         self._moved_at = now
@@ -129,8 +131,16 @@ class Client:
             return None
         return window
 
+    def encoded(self, window: AudioWindow) -> list[bytes]:
+        """The message of `window`, from `due`. Packed once only, however often a full connection makes the server try again."""
+        if self._encoded is None or self._encoded[0] is not window:
+            header = Window(window.epoch, window.take, window.frame, window.count, self.hello.packing)
+            self._encoded = window, encode(Packet(header, window.audio))
+        return self._encoded[1]
+
     def mark_sent(self, window: AudioWindow, now: float) -> None:
         """`window`, from `due`, is on its way."""
+        self._encoded = None
         if not self.frames_in_flight:
             self._moved_at = now
         self._sent += window.count

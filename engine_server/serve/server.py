@@ -17,7 +17,7 @@ from engine_server.serve.keys import KeyStore
 from engine_server.serve.limits import Accounts, Limits, TokenBucket
 from engine_server.serve.logs import short_id
 from engine_server.serve.security import check_bind
-from engine_server.serve.sockets import Received, ServerSockets, send_packet
+from engine_server.serve.sockets import Received, ServerSockets, send_packet, send_parts
 from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Seat, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
@@ -80,15 +80,16 @@ class Server:
         """Serve until stopped; then tell the clients, and close everything."""
         self._worker.start()
         control, audio = self._sockets.control, self._sockets.audio
+        has_more = False
         try:
             while not self._stopping.is_set():
-                ready = self._sockets.wait(POLL_MS)
+                ready = self._sockets.wait(0 if has_more else POLL_MS)
                 if control in ready:
                     self._receive_some(control, CONTROL_AT_ONCE)
                 if audio in ready:
                     self._receive_some(audio, AUDIO_AT_ONCE)
                 self._take_events()
-                self._send_windows()
+                has_more = self._send_windows()
                 self._forget_silent()
                 self._tell_tracks()
         finally:
@@ -228,7 +229,7 @@ class Server:
         )
         self._clients[routing_id] = self._by_ticket[client.audio_id] = client
         log.info("track %s: %s at %d Hz", client.track_id, hello.client, hello.rate)
-        self._post(client, Packet(hello), Seat(client.ticket, "none"))
+        self._post(client, Packet(hello), Seat(client.ticket, hello.packing))
 
     def _take_events(self) -> None:
         by_track = {client.track_id: client for client in self._clients.values()}
@@ -244,13 +245,18 @@ class Server:
             if event.ends_track:
                 self._forget(client)
 
-    def _send_windows(self) -> None:
+    def _send_windows(self) -> bool:
+        """Send each client the next window that it has credit for. Whether any was sent: then there may be more.
+
+        One each, since packing takes a millisecond or two: however many wait, control messages come in between.
+        """
+        has_sent = False
         for client in self._clients.values():
-            while window := client.due():
-                header = m.Window(window.epoch, window.take, window.frame, window.count)
-                if not send_packet(self._sockets.audio, client.audio_id, Packet(header, window.audio)):
-                    break
+            window = client.due()
+            if window and send_parts(self._sockets.audio, client.audio_id, client.encoded(window)):
                 client.mark_sent(window, time.monotonic())
+                has_sent = True
+        return has_sent
 
     def _tell_tracks(self) -> None:
         if len(self._clients) != self._told_tracks:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import zmq
@@ -161,9 +162,14 @@ def bind(socket: zmq.Socket, endpoint: str) -> None:
 
 
 def send_packet(socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:
+    """As `send_parts`, of a message that is encoded now."""
+    return send_parts(socket, routing_id, encode(packet))
+
+
+def send_parts(socket: zmq.Socket, routing_id: bytes, parts: Sequence[bytes]) -> bool:
     """Whether the message is on its way; False if the peer's queue is full or it has gone (it will say hello again)."""
     try:
-        socket.send_multipart([routing_id, *encode(packet)], zmq.DONTWAIT)
+        socket.send_multipart([routing_id, *parts], zmq.DONTWAIT)
         return True
     except zmq.ZMQError as error:
         if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):

@@ -25,6 +25,12 @@ constexpr std::chrono::milliseconds kIdlePoll{10}; // nothing has passed for a w
 constexpr std::int64_t kIdleAfter = 500'000'000;   // nanoseconds
 constexpr std::int64_t kPublishInterval = 20'000'000;
 constexpr std::int64_t kClipInterval = 200'000'000; // of copies of a table that keeps changing
+
+/// Where the track is, or is about to be: at the endpoint of the user's choice, or where that has sent it.
+std::string placeOf(const TrackClient& client, const std::string& home)
+{
+    return client.redirect() ? redirectedTo(client.redirect()->endpoint, home) : home;
+}
 } // namespace
 
 EngineLink::EngineLink(std::string endpoint, std::string clientName, const Config& config, RenderRecorder* renders)
@@ -208,6 +214,7 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
         client.configure(wantedConfig);
         address = wantedEndpoint;
     }
+    client.wishPacking(isLocalEndpoint(placeOf(client, address)) ? "none" : "zstd"); // here it would only take time
     client.tick(steadyNanoseconds(), player.output());
     if (client.status().state == LinkState::lost)
         socket.close();
@@ -224,19 +231,15 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
 /// encrypted, or not said.
 void EngineLink::connect(TrackClient& client, EngineSocket& socket, const std::string& home)
 {
+    const std::string address = placeOf(client, home);
     std::optional<EngineKeys> keys = findEngineKeys(home);
-    std::string address = home;
-    if (const std::optional<Redirect>& elsewhere = client.redirect())
-    {
-        address = redirectedTo(elsewhere->endpoint, home);
-        if (keys)
-            keys->server = elsewhere->key;
-    }
+    if (keys && client.redirect())
+        keys->server = client.redirect()->key;
     if (!audioEndpointOf(address))
         return client.reportError("E_ENDPOINT", "not an address: " + address);
     if (!keys && !isLocalEndpoint(address))
         return client.reportError("E_KEYS", "no key for " + home +
-                                                ": on the engine's machine, `demon keys new` makes a file" + " for " +
+                                                ": `demon keys new` on the engine's machine makes a file for " +
                                                 engineKeysFolder().string());
     if (!socket.open(address, std::move(keys)))
         client.reportError("E_ENDPOINT", "cannot connect to " + address);

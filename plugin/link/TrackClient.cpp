@@ -210,7 +210,8 @@ void TrackClient::sayHello(std::int64_t now)
 {
     outbox.clear();
     outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, isLoopTrack ? "loop" : "stream",
-                              isLoopTrack ? 0 : latency, windowCredit(isLoopTrack), "none", wireLaneIds(), config});
+                              isLoopTrack ? 0 : latency, windowCredit(isLoopTrack), wantedPacking, wireLaneIds(),
+                              config});
     if (recorder != nullptr)
         recorder->setConfig(config);
     sentReferences.clear();
@@ -306,7 +307,11 @@ void TrackClient::sendEpochs()
         if (record.isLost || (!record.hasBegun && !beginEpoch(record)))
             continue;
         while (record.maySend(published.engine.credit))
-            outbox.emplace_back(record.takeFeed(published.engine.credit));
+        {
+            Feed feed = record.takeFeed(published.engine.credit);
+            feed.packing = published.engine.packing;
+            outbox.emplace_back(std::move(feed));
+        }
         if (record.end && !record.endSent && !record.hasFeed())
         {
             outbox.emplace_back(End{record.id, *record.end});

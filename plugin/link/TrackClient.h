@@ -92,6 +92,9 @@ public:
     /// The audio of references that a configuration may name.
     void provide(std::vector<std::shared_ptr<const ReferenceAudio>> known) { references = std::move(known); }
 
+    /// How audio shall travel, "none" or "zstd": asked for at the next hello, and done if the engine agrees.
+    void wishPacking(const std::string& wish) { wantedPacking = wish; }
+
     /// The newest configuration; goes out when it differs from the last one.
     void configure(const Config& newest);
 
@@ -177,6 +180,7 @@ private:
     int latency = 0;
     FrameGrid grid;
     Config config, sentConfig;
+    std::string wantedPacking = "none";
     std::int64_t revision = 0, confirmedRevision = 0;
     std::int64_t configureAt = 0; ///< when `configure` was sent last
 

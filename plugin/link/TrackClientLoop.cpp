@@ -168,6 +168,7 @@ void TrackClient::sendReferences()
             piece.total = static_cast<std::int64_t>(total);
             piece.first = static_cast<std::int64_t>(first);
             piece.count = static_cast<std::int64_t>(count);
+            piece.packing = published.engine.packing;
             for (std::size_t channel = 0; channel < 2; ++channel)
             {
                 const auto from = reference.audio.begin() + static_cast<std::ptrdiff_t>(channel * total + first);

@@ -168,7 +168,8 @@ void TrackClient::on(const Redirect& message, std::int64_t now)
     if (elsewhere)
         return lose(now);
     elsewhere = message;
-    reopen(now);
+    published.state = LinkState::lost; // the next tick says hello: what to ask for may differ there
+    retryAt = now;
 }
 
 /// It says so in order to be left at once; nothing is lost.

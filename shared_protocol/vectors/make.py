@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the golden messages of this folder: `python -m shared_protocol.vectors.make`.
 
-A file is a little-endian uint32 number of parts, then per part its uint32 length and bytes. `index.txt` has a line per
-file: `FILE valid TYPE RATE LANES` or `FILE invalid CODE RATE LANES`. Both languages must decode every valid file and encode
-it to the same bytes, and answer every invalid one with its code. `settled.txt` and `timebase.txt` hold both languages to the same
-lane values and frames. Stored vectors never change without a new protocol version.
+A file is a little-endian uint32 number of parts, then per part its uint32 length and bytes. `index.txt` has a line per file:
+
+    FILE valid TYPE RATE LANES: decodes, and encodes to the same bytes
+    FILE packed OTHER RATE LANES: decodes, and encodes with packing `none` to the bytes of the file OTHER
+    FILE invalid CODE RATE LANES: is answered with its code
+
+in both languages. `settled.txt` and `timebase.txt` hold both to the same lane values and frames. Stored vectors never change
+without a new protocol version.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from shared_protocol import messages as m
 from shared_protocol.codec import Floats, Packet, encode
 from shared_protocol.lanes import load_lanes, settle
 from shared_protocol.timebase import first_sample, frame_of_sample
+from shared_protocol.vectors.packed import badly_packed_messages, packed_messages, unpacked_messages
 
 FOLDER = Path(__file__).parent
 CONFIG = m.make_config("strings, slow", 7)
@@ -143,6 +148,7 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "redirect_no_key", Packet(m.Redirect("tcp://127.0.0.1:5", "")), 48000, 0
     yield "closing", Packet(m.Closing("the engine is loaded anew")), 48000, 0
     yield "error", Packet(m.Error("E_FEED_GAP", "frame 12 came where 10 was expected", 4)), 48000, 0
+    yield from unpacked_messages()
 
 
 def _edits() -> Floats:
@@ -265,6 +271,7 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
     )
     yield "bad_redirect_key", [header(type="redirect", endpoint="tcp://x:1", key="short")], "E_FIELD", 48000, 0
     yield "bad_redirect_endpoint", [header(type="redirect", endpoint="", key="")], "E_FIELD", 48000, 0
+    yield from badly_packed_messages()
 
 
 def settled_values() -> Iterator[str]:
@@ -294,6 +301,11 @@ def main() -> None:
     for name, packet, rate, lanes in valid_messages():
         (FOLDER / f"{name}.bin").write_bytes(pack_parts(encode(packet)))
         index.append(f"{name}.bin valid {type(packet.header).__name__.lower()} {rate} {lanes}")
+    for name, other, parts, rate, lanes in packed_messages():
+        file = FOLDER / f"{name}.bin"
+        if "library" not in name or not file.exists():
+            file.write_bytes(pack_parts(parts))
+        index.append(f"{name}.bin packed {other}.bin {rate} {lanes}")
     for name, parts, code, rate, lanes in invalid_messages():
         (FOLDER / f"{name}.bin").write_bytes(pack_parts(parts))
         index.append(f"{name}.bin invalid {code} {rate} {lanes}")

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("forward", "ring", "step", "scaling", "memory", "tracks", "load", "plugin", "knob")
+SECTIONS = ("forward", "ring", "step", "scaling", "memory", "tracks", "load", "plugin", "knob", "packing")
 FILE_COLUMNS = 170
 """Width of the tables where no terminal says how wide it is."""
 

@@ -51,7 +51,9 @@ public:
     std::atomic<int> loopWindows{0}; ///< of takes, sent
     std::atomic<int> found{0};       ///< tracks that have heard their welcome
     std::atomic<int> unknownAnswers{0};
+    std::atomic<int> packedFeeds{0};
     demon::Error refusal;     ///< with a code: answers hello by it. Set before start()
+    std::string secretKey;    ///< in Z85: whoever connects needs keys. Set before start()
     demon::Redirect redirect; ///< with an endpoint: answers hello by it. Set before start()
     std::int64_t retain = 20, credit = 250;
 
@@ -89,6 +91,7 @@ private:
     {
         std::string audioId; ///< routing id of its audio socket
         demon::PayloadShape shape;
+        std::string packing;          ///< of its windows
         std::optional<FakeLoop> loop; ///< in mode loop, in place of the epochs
         std::map<std::int64_t, Epoch> epochs;
         std::vector<demon::Message> held;
@@ -102,6 +105,11 @@ private:
         socket.set(zmq::sockopt::linger, 0);
         socket.set(zmq::sockopt::router_mandatory, false);
         socket.set(zmq::sockopt::router_handover, true);
+        if (!secretKey.empty())
+        {
+            socket.set(zmq::sockopt::curve_server, true);
+            socket.set(zmq::sockopt::curve_secretkey, secretKey);
+        }
         for (int attempt = 0; attempt < 50; ++attempt) // the last run's port may be closing
             try
             {
@@ -224,12 +232,14 @@ private:
         std::string audioId = "a";
         for (std::size_t i = 0; i < ticket.size(); i += 2)
             audioId.push_back(static_cast<char>(std::stoi(ticket.substr(i, 2), nullptr, 16)));
-        Track& track = tracks[id] = Track{audioId, {static_cast<int>(hello.rate), hello.lanes}, {}, {}, {}};
+        Track& track = tracks[id] =
+            Track{audioId, {static_cast<int>(hello.rate), hello.lanes}, hello.packing, {}, {}, {}};
         if (isLoop)
             track.loop.emplace(track.shape.rate, hello.lanes.size());
         Welcome welcome;
         welcome.ticket = ticket;
         welcome.credit = credit;
+        welcome.packing = hello.packing;
         welcome.server = "fake";
         welcome.checkpoint = "echo";
         welcome.checkpointHash = std::string(64, '0');
@@ -277,13 +287,14 @@ private:
         if (m.frame < epoch.expected)
             return;
         epoch.expected = m.frame + m.count;
+        packedFeeds += m.packing == "zstd" ? 1 : 0;
         frames += static_cast<int>(m.count);
         const std::int64_t from = std::max(m.frame, epoch.deliverFrom);
         if (from >= epoch.expected)
             return send(id, positions(track, 0));
         epoch.deliverFrom = epoch.expected;
         const auto length = static_cast<std::size_t>(track.shape.rate / 25);
-        Window window{m.epoch, 0, from, epoch.expected - from, "none", {}};
+        Window window{m.epoch, 0, from, epoch.expected - from, track.packing, {}};
         for (std::size_t channel = 0; channel < 2; ++channel)
         {
             const std::size_t end = (channel + 1) * static_cast<std::size_t>(m.count) * length;

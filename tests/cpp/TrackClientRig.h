@@ -48,11 +48,12 @@ struct Rig
         output = {epoch, frame};
         advance(0);
     }
-    void welcome(std::int64_t retain = 20, std::int64_t credit = 250)
+    void welcome(std::int64_t retain = 20, std::int64_t credit = 250, const std::string& packing = "none")
     {
         Welcome message;
         message.ticket = std::string(kTicketDigits, 'a');
         message.credit = credit;
+        message.packing = packing;
         message.retain = retain;
         hear(message);
     }

@@ -98,6 +98,41 @@ TEST_CASE("a bounce through the engine is exact")
     CHECK(engine.begins == 1);
 }
 
+TEST_CASE("audio within this machine is not packed")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    track.play(100);
+    CHECK(track.isAllWet());
+    CHECK(engine.packedFeeds == 0);
+}
+
+#ifndef _WIN32
+TEST_CASE("at an address that is not known as this machine's, what is said is encrypted and packed, and as exact")
+{
+    char publicKey[41] = {}, secretKey[41] = {}, myPublicKey[41] = {}, mySecretKey[41] = {};
+    REQUIRE(zmq_curve_keypair(publicKey, secretKey) == 0);
+    REQUIRE(zmq_curve_keypair(myPublicKey, mySecretKey) == 0);
+    const std::string endpoint = freeEndpoint();
+    const std::string address = "tcp://0.0.0.0" + endpoint.substr(endpoint.rfind(':'));
+    const TemporaryFolder folder;
+    const ScopedVariable config("XDG_CONFIG_HOME", folder.path.c_str());
+    std::filesystem::create_directories(folder / "demon-bridge/engines");
+    folder.write("demon-bridge/engines/studio.json", R"({"endpoint": ")" + address + R"(", "server": ")" + publicKey +
+                                                         R"(", "public": ")" + myPublicKey + R"(", "secret": ")" +
+                                                         mySecretKey + R"("})");
+    FakeEngine engine(endpoint);
+    engine.stop();
+    engine.secretKey = secretKey;
+    engine.start();
+    Track track(address);
+    track.play(100);
+    CHECK(track.isAllWet());
+    CHECK(engine.packedFeeds > 0);
+}
+#endif
+
 TEST_CASE("a bounce waits for an engine that starts late")
 {
     const std::string endpoint = freeEndpoint();
@@ -315,7 +350,7 @@ TEST_CASE("another machine is not spoken to without keys")
 {
     const TemporaryFolder folder;
     const ScopedVariable config("XDG_CONFIG_HOME", folder.path.c_str());
-    Track track("tcp://192.0.2.1:47800");
+    Track track("tcp://192.0.2.1:47800"); // reserved for documents: nobody is there
     CHECK(eventually([&] { return track.link.status().errorCode == "E_KEYS"; }));
     CHECK(track.link.status().state != LinkState::ready);
 }

@@ -406,7 +406,7 @@ TEST_CASE("a reference goes out once on a connection, in pieces, before the conf
     for (std::size_t i = 0; i < reference->audio.size(); ++i)
         reference->audio[i] = static_cast<float>(i);
     rig.client.provide({reference});
-    rig.welcome();
+    rig.welcome(20, 250, "zstd");
     CHECK(rig.count<Reference>() == 0);
     Config config;
     config.timbre = reference->hash;
@@ -417,6 +417,7 @@ TEST_CASE("a reference goes out once on a connection, in pieces, before the conf
     const std::vector<Reference> pieces = rig.all<Reference>();
     CHECK(pieces[0].total == 100000);
     CHECK(pieces[1].first == 65536);
+    CHECK(pieces[1].packing == "zstd");
     CHECK(pieces[0].count + pieces[1].count == 100000);
     CHECK(pieces[1].audio[0] == 65536.0f);
     CHECK(pieces[1].audio[static_cast<std::size_t>(pieces[1].count)] == 165536.0f);

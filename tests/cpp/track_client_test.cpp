@@ -563,3 +563,37 @@ TEST_CASE("an engine that closes is left at once and tried again soon")
     rig.welcome();
     CHECK(rig.all<Begin>().back().feedFrom == 0);
 }
+
+TEST_CASE("audio is packed if the owner wishes it and the engine agrees")
+{
+    Rig rig;
+    CHECK(rig.all<Hello>().back().packing == "none");
+    rig.client.wishPacking("zstd");
+    rig.client.reconnect();
+    rig.advance(0);
+    CHECK(rig.all<Hello>().back().packing == "zstd");
+    rig.begin(1);
+    SECTION("it agrees")
+    {
+        rig.welcome(20, 250, "zstd");
+        rig.feed(1, 0, 5);
+        CHECK(rig.all<Feed>().back().packing == "zstd");
+    }
+    SECTION("it does not")
+    {
+        rig.welcome();
+        rig.feed(1, 0, 5);
+        CHECK(rig.all<Feed>().back().packing == "none");
+    }
+}
+
+TEST_CASE("where a track is sent to, it asks for what its owner wishes there")
+{
+    Rig rig;
+    rig.client.receive(Redirect{"tcp://10.0.0.7:5000", ""}, rig.now);
+    REQUIRE(rig.client.redirect());
+    rig.client.wishPacking("zstd"); // its owner has seen the address
+    rig.advance(0);
+    CHECK(rig.count<Hello>() == 2);
+    CHECK(rig.all<Hello>().back().packing == "zstd");
+}

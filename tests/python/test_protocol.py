@@ -19,6 +19,7 @@ from shared_protocol.errors import DemonError
 from shared_protocol.lanes import load_lanes, markdown_table, settle
 from shared_protocol.timebase import first_sample, frame_of_sample, frames_to_cover, is_valid_rate
 from shared_protocol.vectors.make import invalid_messages, settled_values, timebase_values, unpack_parts, valid_messages
+from shared_protocol.vectors.packed import packed_messages
 
 FOLDER = Path(vectors.__file__).parent
 INDEX = [line.split() for line in (FOLDER / "index.txt").read_text().splitlines()]
@@ -27,7 +28,7 @@ INDEX = [line.split() for line in (FOLDER / "index.txt").read_text().splitlines(
 def test_the_index_lists_every_file_and_every_message_type():
     assert sorted(row[0] for row in INDEX) == sorted(path.name for path in FOLDER.glob("*.bin"))
     assert {row[2] for row in INDEX if row[1] == "valid"} == {c.__name__.lower() for c in m.Message.__subclasses__()}
-    assert len(INDEX) == len(list(valid_messages())) + len(list(invalid_messages()))
+    assert len(INDEX) == sum(len(list(some())) for some in (valid_messages, packed_messages, invalid_messages))
 
 
 @pytest.mark.parametrize("row", INDEX, ids=[row[0] for row in INDEX])
@@ -38,6 +39,10 @@ def test_golden_bytes(row):
         packet = decode(parts, rate=int(rate), lane_count=int(lanes))
         assert type(packet.header).__name__.lower() == what
         assert encode(packet) == parts
+    elif kind == "packed":
+        packet = decode(parts, rate=int(rate), lane_count=int(lanes))
+        plain = packet._replace(header=msgspec.structs.replace(packet.header, packing="none"))
+        assert encode(plain) == unpack_parts((FOLDER / what).read_bytes())
     else:
         with pytest.raises(DemonError) as caught:
             decode(parts, rate=int(rate), lane_count=int(lanes))

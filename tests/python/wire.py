@@ -98,6 +98,8 @@ class WireClient:
         self, endpoint: str, *, rate: int = 48_000, lanes: tuple[str, ...] = ("denoise",), credit: int = 250
     ) -> None:
         self.rate, self.lanes, self.credit = rate, lanes, credit
+        self.packing: m.Packing = "none"
+        """Agreed on at the last welcome: how feeds and references are sent."""
         self.routing_id = b"c" + os.urandom(16)
         self.frames = 0
         """Frames of windows that have come since the last welcome."""
@@ -155,6 +157,7 @@ class WireClient:
             packet = decode(socket.recv_multipart(), rate=self.rate, lane_count=len(self.lanes))
             if isinstance(packet.header, m.Welcome):
                 self._take_ticket(packet.header.ticket)
+                self.packing = packet.header.packing
             if isinstance(packet.header, m.Window):
                 self.frames += packet.header.count
             self._queue.append(packet)
@@ -206,14 +209,14 @@ class WireClient:
         """Feed `[2, n frames]` with every lane at one value."""
         count = audio.shape[1] // samples_per_frame(self.rate)
         lanes = np.full((count, len(self.lanes)), value, dtype=np.float32)
-        self.send(m.Feed(epoch, frame, count), np.ascontiguousarray(audio), lanes)
+        self.send(m.Feed(epoch, frame, count, self.packing), np.ascontiguousarray(audio), lanes)
 
     def send_reference(self, audio, rate: int, *, size: int = 65_536) -> str:
         """Send a whole reference; its hash."""
         name, total = reference_hash(audio, rate), audio.shape[1]
         for first in range(0, total, size):
             part = np.ascontiguousarray(audio[:, first : first + size])
-            self.send(m.Reference(name, rate, total, first, part.shape[1]), part)
+            self.send(m.Reference(name, rate, total, first, part.shape[1], self.packing), part)
         return name
 
     def edit(self, epoch: int, revision: int, *edits) -> None:

@@ -13,6 +13,7 @@
 #include "demon/field_counter.h"
 #include "demon/lanes.h"
 #include "demon/messages.h"
+#include "demon/packing.h"
 #include "demon/timebase.h"
 #include "demon/utf8.h"
 
@@ -112,6 +113,7 @@ public:
     {
         if (has(key))
             oneOf(key, out, {"none", "zstd"});
+        isPacked = ok() && out == "zstd";
     }
     void real(const char* key, double& out, double min, double max)
     {
@@ -189,7 +191,7 @@ public:
     void audioPayload(std::vector<float>& out, std::int64_t count)
     {
         const auto frameLength = static_cast<std::size_t>(shape.rate / kFramesPerSecond);
-        payload("audio", out, 2 * static_cast<std::size_t>(count) * frameLength);
+        audio(out, 2 * static_cast<std::size_t>(count) * frameLength);
     }
     void lanePayload(std::vector<float>& out, std::int64_t count)
     {
@@ -201,10 +203,7 @@ public:
     {
         payload("edits", out, 4 * static_cast<std::size_t>(count));
     }
-    void piecePayload(std::vector<float>& out, std::int64_t count)
-    {
-        payload("audio", out, 2 * static_cast<std::size_t>(count));
-    }
+    void piecePayload(std::vector<float>& out, std::int64_t count) { audio(out, 2 * static_cast<std::size_t>(count)); }
 
     /// Another version's fields may have changed: that is then the fault to report.
     bool isOfAnotherVersion() const
@@ -311,6 +310,17 @@ private:
             fail(error::field, std::string(key) + " = " + std::to_string(out) + " is not in " + std::to_string(min) +
                                    ".." + std::to_string(max));
     }
+    void audio(std::vector<float>& out, std::size_t count)
+    {
+        if (!isPacked)
+            return payload("audio", out, count);
+        checkPartCount();
+        if (!ok())
+            return;
+        if (const char* problem = unpack(parts[nextPart++], out, count))
+            return fail(error::payloadSize, std::string("packed audio ") + problem);
+        checkFinite("audio", out);
+    }
     void payload(const char* name, std::vector<float>& out, std::size_t count)
     {
         if (!ok())
@@ -325,7 +335,11 @@ private:
         out.resize(count);
         if (count > 0)
             std::memcpy(out.data(), bytes.data(), bytes.size());
-        if (!std::all_of(out.begin(), out.end(), [](float value) { return std::isfinite(value); }))
+        checkFinite(name, out);
+    }
+    void checkFinite(const char* name, const std::vector<float>& values)
+    {
+        if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
             fail(error::notFinite, std::string(name) + " holds NaN or infinity");
     }
     void checkLaneRanges(const std::vector<float>& values)
@@ -359,6 +373,7 @@ private:
     const PayloadShape& shape;
     std::size_t nextPart = 1;
     std::size_t expectedParts = 1;
+    bool isPacked = false;
     Fault firstFault;
 };
 

@@ -5,10 +5,12 @@
 #include <initializer_list>
 #include <msgpack.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "demon/field_counter.h"
 #include "demon/messages.h"
+#include "demon/packing.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "payloads are little-endian: add byte swapping before using this on a big-endian machine"
@@ -113,18 +115,41 @@ private:
     msgpack::sbuffer header;
     msgpack::packer<msgpack::sbuffer> packer{header};
 };
-} // namespace detail
 
-/// The canonical bytes of one message. Allocates. Does not check ranges: the sender's own types do.
-template <class M> Parts encode(const M& message)
+template <class M> Parts encodeUnpacked(const M& message)
 {
     Parts parts(1);
-    detail::FieldWriter writer(parts);
-    writer.beginMap(detail::countFields(message).fields + 1);
+    FieldWriter writer(parts);
+    writer.beginMap(countFields(message).fields + 1);
     writer.type(M::type);
     M::visit(writer, message);
     parts.front() = writer.takeHeader();
     return parts;
+}
+
+/// With its audio packed; as it is, and said to be so, where that is no longer.
+template <class M> Parts encodePacked(M message)
+{
+    std::string audio = packed(message.audio);
+    if (audio.empty())
+        message.packing = "none";
+    else
+        message.audio.clear();
+    Parts parts = encodeUnpacked(message);
+    if (!audio.empty())
+        parts[1] = std::move(audio);
+    return parts;
+}
+} // namespace detail
+
+/// The canonical bytes of one message; packed audio has none. Allocates. Does not check ranges: the sender's own types
+/// do.
+template <class M> Parts encode(const M& message)
+{
+    if constexpr (isPackable<M>)
+        if (message.packing == "zstd")
+            return detail::encodePacked(message);
+    return detail::encodeUnpacked(message);
 }
 
 inline Parts encode(const Message& message)

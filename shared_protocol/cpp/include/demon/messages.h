@@ -437,6 +437,10 @@ struct Error
 using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Welcome, Configured,
                              Window, Edited, Referenced, Progress, Pong, Redirect, Closing, Error>;
 
+/// What carries audio. Its `packing` says how, when decoded; how it shall be, when encoded.
+template <class M>
+inline constexpr bool isPackable = std::is_same_v<M, Feed> || std::is_same_v<M, Reference> || std::is_same_v<M, Window>;
+
 /// What travels on the audio socket, since it must not be overtaken; all else goes by the control socket.
 inline bool isOrdered(const Message& message)
 {
