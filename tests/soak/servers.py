@@ -88,6 +88,11 @@ class Server:
             return bool(self.pid) and psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE
         return False
 
+    def has_audio_port(self) -> bool:
+        """Whether it listens on the second of its ports, too."""
+        listening = (one for one in psutil.Process(self.pid).net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+        return any(one.laddr.port == self.port + 1 for one in listening)
+
     def workers(self) -> list[int]:
         """Its child processes that compute; none where one process does everything."""
         with contextlib.suppress(psutil.NoSuchProcess):
