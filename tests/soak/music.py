@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from functools import cache, cached_property, lru_cache
+import threading
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +31,12 @@ PROMPT_ENVIRONMENT = {"DEMON_PROMPT": PROMPT, "DEMON_SEED": str(SEED)}
 
 
 class Music:
-    """The source of `pieces` times 7.68 s, and what becomes of it with a checkpoint."""
+    """The source of `pieces` times 7.68 s, and what becomes of it with a checkpoint. Results are kept."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
-        self.reference = lru_cache(maxsize=None)(self._reference)
+        self._lock = threading.Lock()
+        self._known: dict[tuple[int, int, bool], Floats] = {}
 
     @staticmethod
     @cache
@@ -44,12 +46,24 @@ class Music:
         assert rate == RATE
         return np.ascontiguousarray(np.tile(audio[:, 10 * RATE : 10 * RATE + PIECE], (1, pieces)))
 
+    def reference(self, pieces: int, steps: int, *, is_commit: bool = False) -> Floats:
+        """The bounce, or the commit, of so many pieces. steps: 0 for the checkpoint's own number. Any thread."""
+        return self._make(self.source(pieces), steps, is_commit=is_commit)
+
+    def short_reference(self, samples: int) -> Floats:
+        """The bounce of the first samples of a piece alone, with the checkpoint's own number of steps. Any thread."""
+        return self._make(np.ascontiguousarray(self.source(1)[:, :samples]), 0)
+
     @cached_property
     def _engine(self) -> Engine:
         return Engine(load_checkpoint(str(self._model)))
 
-    def _reference(self, pieces: int, steps: int, is_commit: bool = False) -> Floats:
-        source = self.source(pieces)
-        make = render_clip if is_commit else render
-        curves = build_table({"denoise": DENOISE}, frames_to_cover(source.shape[1], RATE))
-        return make(self._engine, source, RATE, curves, make_config(PROMPT, SEED, steps, "ode"))
+    def _make(self, source: Floats, steps: int, *, is_commit: bool = False) -> Floats:
+        key = (source.shape[1], steps, is_commit)
+        with self._lock:
+            if key not in self._known:
+                make = render_clip if is_commit else render
+                curves = build_table({"denoise": DENOISE}, frames_to_cover(source.shape[1], RATE))
+                config = make_config(PROMPT, SEED, steps, "ode")
+                self._known[key] = make(self._engine, source, RATE, curves, config)
+            return self._known[key]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.soak.leaks import check_flat, check_forgotten
-from tests.soak.plans import make_plan
+from tests.soak.plans import TIMEOUT_S, Plan, make_plan
 from tests.soak.scenarios import Outcome, Stage, run_plan
 from tests.soak.verdicts import ViolationError
 
@@ -60,6 +60,11 @@ def run_phase(
 ) -> PhaseReport:
     """Scenarios by their numbers until so many faults have struck. The stage's server must serve."""
     report = PhaseReport(phase)
+    try:
+        check_calm(stage)
+    except ViolationError as violation:
+        report.violations.append(str(violation))
+        return report
     ports = 2 if stage.server.has_audio_port() else 1
     for number in numbers:
         if report.counted() >= faults:
@@ -69,6 +74,13 @@ def run_phase(
         tell(outcome)
     _look_back(report, stage)
     return report
+
+
+def check_calm(stage: Stage) -> None:
+    """An undisturbed bounce must be right, or nothing that follows means anything. Raises ViolationError."""
+    outcome = run_plan(Plan("calm", 0, "dawdreamer", steps=4, block=512, timeout_s=TIMEOUT_S, faults=()), stage)
+    if outcome.violations:
+        raise ViolationError(f"without any fault: {outcome.violations}")
 
 
 def _look_back(report: PhaseReport, stage: Stage) -> None:

@@ -110,11 +110,12 @@ def _play(plan: Plan, stage: Stage, outcome: Outcome, folder: Path) -> None:
                 raise ViolationError(
                     f"a hang: the host still ran after {outcome.budget_s:.0f} s, at {run.progress:.0%}"
                 )
+            calm_s = striker.calm_s(outcome.strikes)
         finally:
             run.close()
             striker.restore()
         if not any(strike.kind == "kill client" for strike in outcome.strikes):
-            outcome.verdict = _judge(plan, stage.music, run)
+            outcome.verdict = _judge(plan, stage.music, run, calm_s)
         else:
             outcome.verdict = "killed"
 
@@ -127,10 +128,11 @@ def _strike(fault: Fault, striker: Striker, run: HostRun, outcome: Outcome, unti
     _attempt(outcome, lambda: check_reconnection(done))
 
 
-def _judge(plan: Plan, music: Music, run: HostRun) -> str:
+def _judge(plan: Plan, music: Music, run: HostRun, calm_s: float) -> str:
     results = run.results()
     if plan.way == "playing":
-        return judge_playing(results["result"], music.reference(PLAY_PIECES, 0), run.watch.seen, plan.block)
+        expected = music.reference(PLAY_PIECES, 0)
+        return judge_playing(results["result"], expected, run.watch.seen, plan.block, calm_s=calm_s)
     if plan.way == "commit":
         return _judge_clip(results, music)
     return judge_bounce(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from tests.soak.host_runs import HostRun
@@ -37,6 +37,8 @@ class Strike:
     progress: float
     pause_s: float
     port: int | None
+    over_s: float = 0.0
+    """When server or network was back, since the host's start."""
     reconnect_s: float | None = None
     """From the return of server or network to an engine that serves the track again; None where that cannot be said:
     there was no connection yet, or the host ended meanwhile."""
@@ -66,10 +68,15 @@ class Striker:
             return done
         time.sleep(fault.pause_s)
         back = self._end(fault)
+        done.over_s = back - self._began
         if had_track and fault.kind in TIMED:
             answered = greetings if self._server.lives == life else 0
             done.reconnect_s = self._time_reconnection(back, answered if fault.kind.startswith("kill") else None)
         return done
+
+    def calm_s(self, strikes: Sequence[Strike]) -> float:
+        """For how long nothing has struck by now."""
+        return time.monotonic() - self._began - max((strike.over_s for strike in strikes), default=0.0)
 
     def restore(self) -> None:
         """After the host has ended: the server serves, the network is well."""
