@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from wire import WireClient
@@ -97,12 +97,14 @@ def idle(client: WireClient, music: Music, rng: random.Random) -> None:
     client.send(m.Bye())
 
 
-VISITS: tuple[Visit, ...] = (bounce, bounce, commit, loop, leave, come_back, misbehave, idle)
+POLITE: tuple[Visit, ...] = (bounce, bounce, commit, loop, come_back, misbehave, idle)
+"""They say goodbye, and are forgotten at once."""
+ALL: tuple[Visit, ...] = (*POLITE, leave)
 
 
-def visit(endpoint: str, music: Music, rng: random.Random) -> str:
+def visit(endpoint: str, music: Music, rng: random.Random, kinds: Sequence[Visit] = ALL) -> str:
     """One visit of a guest; its kind. Raises ViolationError, or TimeoutError for an answer that did not come."""
-    kind = rng.choice(VISITS)
+    kind = rng.choice(kinds)
     with WireClient(endpoint) as client:
         try:
             kind(client, music, rng)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tests.soak.guests import visit
+from tests.soak.guests import ALL, POLITE, Visit, visit
 from tests.soak.host_runs import start_host
 from tests.soak.leaks import check_forgotten, slope
 from tests.soak.music import Music
@@ -89,11 +89,13 @@ class SoakReport:
         return table
 
 
-def run_long_soak(server: Server, music: Music, folder: Path, *, minutes: float, seed: int) -> SoakReport:
+def run_long_soak(
+    server: Server, music: Music, folder: Path, *, minutes: float, seed: int, kinds: Sequence[Visit] = ALL
+) -> SoakReport:
     """Guests for so many minutes, then silence until the server has forgotten them. The server must serve."""
     report = SoakReport(minutes)
     music.reference(FRESH_PIECES, _plan(seed).steps)  # not in the time that is measured
-    visit(server.endpoint, music, random.Random(seed))  # what the first ever track makes the server allocate
+    visit(server.endpoint, music, random.Random(seed), POLITE)  # what the first ever track makes the server allocate
     before = _quiet(server)
     began = time.monotonic()
     until = began + 60.0 * minutes
@@ -102,7 +104,7 @@ def run_long_soak(server: Server, music: Music, folder: Path, *, minutes: float,
     def keep_coming(number: int) -> None:
         rng = random.Random(f"{seed}:guest:{number}")
         while time.monotonic() < until:
-            _attempt(report, lock, lambda: visit(server.endpoint, music, rng))
+            _attempt(report, lock, lambda: visit(server.endpoint, music, rng, kinds))
             time.sleep(min(rng.expovariate(1.0 / PAUSE_S), 5.0))
 
     def keep_bouncing() -> None:

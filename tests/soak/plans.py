@@ -13,7 +13,7 @@ BOUNCES = ("pedalboard", "dawdreamer")
 """Hosts that bounce a stream; `commit` bounces a loop's clip in pedalboard, `playing` plays in minihost in real time."""
 WAYS = (*BOUNCES, *BOUNCES, "commit", "playing")
 NETWORK_KINDS = ("reset", "cut", "half-close up", "half-close down", "stall", "delay", "throttle")
-MOST_FAULTS = 4
+MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3}
 LONGEST_PAUSE_S = 3.0
 LONG_PAUSES_S = (3.0, 10.0)
 """Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely."""
@@ -68,7 +68,7 @@ def make_plan(seed: int, phase: str, number: int, *, ports: int = 1) -> Plan:
     rng = random.Random(f"{seed}:{phase}:{number}")
     way = rng.choice(WAYS)
     is_for_good = phase != "clients" and way in BOUNCES and rng.random() < 0.1
-    count = 1 if phase == "clients" or is_for_good else rng.randint(1, MOST_FAULTS)
+    count = 1 if phase == "clients" or is_for_good else rng.randint(1, MOST_FAULTS[way])
     places = sorted(_place(rng, way) for _ in range(count))
     kinds = {"kills": ("kill",) * 5 + ("stop",), "clients": ("kill client",), "network": NETWORK_KINDS}[phase]
     faults = [_fault(rng, rng.choice(kinds), place, ports) for place in places]

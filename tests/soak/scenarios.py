@@ -22,7 +22,7 @@ from tests.soak.music import Music
 from tests.soak.plans import FOR_GOOD, Fault, Plan
 from tests.soak.proxy import Proxy
 from tests.soak.servers import Held, Server
-from tests.soak.strikes import Strike, Striker, check_reconnection
+from tests.soak.strikes import RECONNECT_LIMIT_S, Strike, Striker, check_reconnection
 from tests.soak.verdicts import ViolationError, judge_bounce, judge_playing
 
 UNDISTURBED_S = {"pedalboard": 60.0, "dawdreamer": 60.0, "commit": 60.0, "playing": PLAY_S + 60.0}
@@ -64,6 +64,7 @@ class Stage:
     music: Music
     folder: Path
     keeps_files: bool = False
+    reconnect_limit_s: float = RECONNECT_LIMIT_S
 
 
 def budget_of(plan: Plan) -> float:
@@ -105,7 +106,7 @@ def _play(plan: Plan, stage: Stage, outcome: Outcome, folder: Path) -> None:
         striker = Striker(stage.server, stage.proxy, run)
         try:
             for fault in plan.faults:
-                _strike(fault, striker, run, outcome, until)
+                _strike(fault, striker, run, outcome, until, stage.reconnect_limit_s)
             if not run.wait(until):
                 raise ViolationError(
                     f"a hang: the host still ran after {outcome.budget_s:.0f} s, at {run.progress:.0%}"
@@ -120,12 +121,14 @@ def _play(plan: Plan, stage: Stage, outcome: Outcome, folder: Path) -> None:
             outcome.verdict = "killed"
 
 
-def _strike(fault: Fault, striker: Striker, run: HostRun, outcome: Outcome, until: float) -> None:
+def _strike(
+    fault: Fault, striker: Striker, run: HostRun, outcome: Outcome, until: float, reconnect_limit_s: float
+) -> None:
     if not run.wait_for_progress(fault.at, until) or run.wait(time.monotonic() + fault.delay_s):
         return  # it ended before
     done = striker.strike(fault)
     outcome.strikes.append(done)
-    _attempt(outcome, lambda: check_reconnection(done))
+    _attempt(outcome, lambda: check_reconnection(done, reconnect_limit_s))
 
 
 def _judge(plan: Plan, music: Music, run: HostRun, calm_s: float) -> str:
