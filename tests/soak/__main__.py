@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -88,7 +89,7 @@ def _run(given: argparse.Namespace, files: Path, console: Console) -> tuple[list
     model = build_tiny_checkpoint(files / "tiny")
     music = Music(model)
     wanted = {"kills": given.kills, "clients": given.client_kills, "network": given.network}
-    numbers: dict[str, object] = {phase: itertools.count() for phase in wanted}
+    numbers: dict[str, Iterable[int]] = {phase: itertools.count() for phase in wanted}
     if given.only:
         phase, number = given.only.split(":")
         wanted, numbers = {phase: sys.maxsize}, {phase: [int(number)]}
