@@ -15,11 +15,11 @@ WAYS = (*BOUNCES, *BOUNCES, "commit", "playing")
 NETWORK_KINDS = ("reset", "cut", "half-close up", "half-close down", "stall", "delay", "throttle")
 MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3}
 LONGEST_PAUSE_S = 3.0
-LONG_PAUSES_S = (3.0, 10.0)
-"""Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely."""
+LONG_PAUSES_S = (3.0, 16.0)
+"""Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely, most rarely after 14 s."""
 LONG_PAUSE_SHARE = 0.2
-TIMEOUT_S, SHORT_TIMEOUT_S = 20.0, 3.0
-"""DEMON_TIMEOUT_S: the plugin's own default; and where the engine does not come back."""
+TIMEOUT_S, SHORT_TIMEOUT_S = 30.0, 3.0
+"""DEMON_TIMEOUT_S: more than the longest pause and the way back; and where the engine does not come back."""
 FOR_GOOD = float("inf")
 
 
