@@ -9,7 +9,7 @@ TEST_WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: demo test test-cpp test-python plugin serve lint format bench sanitize fuzz golden model model-data model-small clean
+.PHONY: demo test test-cpp test-python plugin serve lint format bench soak sanitize fuzz golden model model-data model-small clean
 
 demo: plugin ## bounce 30 s of music through the plugin into out/demo
 	$(PY) -m demo.bounce --out out/demo
@@ -35,7 +35,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.golden -p training
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.soak -p tests.golden -p training
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
@@ -45,6 +45,16 @@ format: $(VENV)/.ready
 
 bench: plugin $(VENV)/.hosts-ready ## speed and memory, as ratios against a baseline in the same run; JSON in out/bench.json
 	$(PY) -m tests.bench --json out/bench.json
+
+KILLS ?= 200
+CLIENT_KILLS ?= 50
+NETWORK_FAULTS ?= 100
+SOAK_MINUTES ?= 60
+SEED ?= 1
+
+soak: plugin $(VENV)/.hosts-ready ## faults at random, then tracks that come and go, in two hours; KILLS=200 CLIENT_KILLS=50 SOAK_MINUTES=60 SEED=1
+	$(PY) -m tests.soak --kills $(KILLS) --client-kills $(CLIENT_KILLS) --network $(NETWORK_FAULTS) \
+		--minutes $(SOAK_MINUTES) --seed $(SEED) --json out/soak.json
 
 $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	scripts/debian-packages
