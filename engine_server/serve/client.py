@@ -108,7 +108,7 @@ class Client:
             for pending in self._outbox
             if epoch and (pending.window.epoch, pending.window.frame + pending.window.count) > (epoch, wanted)
         ]
-        if received > self._received or len(self._outbox) < before or not self.frames_in_flight:
+        if received > self._received or len(self._outbox) < before or not self._awaits_something():
             self._received = min(max(received, self._received), self._sent)
             self._moved_at = now
         elif now - self._moved_at > RESEND_AFTER_S:
@@ -116,6 +116,10 @@ class Client:
             self._received = self._sent  # lost, as far as the credit goes
             for pending in self._outbox:
                 pending.is_sent = False
+
+    def _awaits_something(self) -> bool:
+        """Whether something was sent of which it is not known that it has arrived, or that it was of use."""
+        return self.frames_in_flight > 0 or any(pending.is_sent for pending in self._outbox)
 
     def drop(self, epoch: int) -> None:
         """Forget the windows of an epoch."""
@@ -141,7 +145,7 @@ class Client:
     def mark_sent(self, window: AudioWindow, now: float) -> None:
         """`window`, from `due`, is on its way."""
         self._encoded = None
-        if not self.frames_in_flight:
+        if not self._awaits_something():
             self._moved_at = now
         self._sent += window.count
         if window.take:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from engine_server.folders import data_folder
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import SHIPPED, LoraLibrary, LoraState
@@ -22,8 +22,7 @@ MOST = 256
 
 def user_folder() -> Path:
     """Where a musician puts LoRA files: `$XDG_DATA_HOME/demon-bridge/loras`."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "demon-bridge" / "loras"
+    return data_folder() / "loras"
 
 
 class LoraCatalogue:

@@ -103,6 +103,7 @@ TEST_CASE("what a server says of its progress and its catalogue is checked like 
     CHECK(errorOf(encode(progress)) == error::field);
 
     Welcome welcome;
+    welcome.ticket = std::string(kTicketDigits, '0');
     welcome.server = welcome.checkpoint = welcome.backend = "x";
     welcome.checkpointHash = std::string(64, '0');
     welcome.loras = {std::string(64, '1')};

@@ -296,6 +296,15 @@ def test_while_windows_arrive_nothing_is_sent_again_however_slow_the_connection(
     assert client.due().frame == 180
 
 
+def test_what_has_arrived_and_is_still_wanted_is_sent_again():
+    client = outbox()
+    offer(client, 1, 0)
+    client.mark_sent(client.due(), 0.0)
+    client.acknowledge(1, 0, 20, 0.1)
+    client.acknowledge(1, 0, 20, 0.1 + RESEND_AFTER_S + 0.1)
+    assert client.due().frame == 0
+
+
 def test_what_a_live_client_has_left_behind_is_dropped_before_it_is_sent():
     client = outbox(credit=20)
     for k in range(5):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from wire import WireClient
 
-from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from tests.soak.music import DENOISE, PIECE, PROMPT, RATE, SEED, Music
 from tests.soak.verdicts import ViolationError
@@ -22,14 +21,6 @@ FRAMES = 50
 """Of what is bounced: 2 s."""
 
 Visit = Callable[[WireClient, Music, random.Random], None]
-
-
-def ping(client: WireClient, epoch: int = 0, wanted: int = 0) -> None:
-    """A heartbeat, in the words of the protocol's version: from 3 on the client numbers and counts by itself."""
-    if PROTOCOL_VERSION < 3:
-        client.send(m.Ping(epoch, wanted))
-    else:
-        client.ping(epoch, wanted)
 
 
 def bounce(client: WireClient, music: Music, rng: random.Random) -> None:
@@ -49,7 +40,7 @@ def commit(client: WireClient, music: Music, rng: random.Random) -> None:
     while wanted < FRAMES:
         header = client.wait_for(m.Window, VISIT_TIMEOUT_S).header
         wanted = max(wanted, header.frame + header.count)
-        ping(client, 1, wanted)
+        client.ping(1, wanted)
     client.send(m.Drop(1))
     client.send(m.Bye())
 
@@ -62,7 +53,7 @@ def loop(client: WireClient, music: Music, rng: random.Random) -> None:
         client.wait_for(m.Window, VISIT_TIMEOUT_S)
         client.edit(1, revision, (0, 0, rng.randint(1, FRAMES), round(rng.random(), 5)))
         client.wait_for(m.Edited, VISIT_TIMEOUT_S, revision=revision)
-        ping(client, 1, rng.randrange(FRAMES))
+        client.ping(1, rng.randrange(FRAMES))
     client.send(m.Bye())
 
 
@@ -81,14 +72,14 @@ def come_back(client: WireClient, music: Music, rng: random.Random) -> None:
         client.hello(config=_any_config(rng))
         client.send(m.Begin(1, "stream", 0, 0, 0, True))
         client.feed(1, 0, _piece(music)[:, : 50 * FRAME])
-        ping(client, 1)
+        client.ping(1)
         client.wait_for(m.Pong, VISIT_TIMEOUT_S)
     client.send(m.Bye())
 
 
 def misbehave(client: WireClient, music: Music, rng: random.Random) -> None:
     """What is refused: another version, no track, nonsense."""
-    ping(client)
+    client.ping()
     client.wait_for(m.Error, VISIT_TIMEOUT_S, code="E_UNKNOWN_TRACK")
     client.send(client.hello_header(protocol=9999))
     client.wait_for(m.Error, VISIT_TIMEOUT_S, code="E_PROTOCOL_VERSION")
@@ -100,7 +91,7 @@ def idle(client: WireClient, music: Music, rng: random.Random) -> None:
     """There, and wants nothing but heartbeats."""
     client.hello(config=_any_config(rng))
     for _ in range(rng.randint(1, 12)):
-        ping(client)
+        client.ping()
         client.wait_for(m.Pong, VISIT_TIMEOUT_S)
         time.sleep(0.25)
     client.send(m.Bye())
