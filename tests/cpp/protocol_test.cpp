@@ -109,6 +109,9 @@ TEST_CASE("what a server says of its progress and its catalogue is checked like 
     welcome.loras = {std::string(64, '1')};
     welcome.loraNames = {"choir"};
     CHECK(errorOf(encode(welcome)) == "");
+    welcome.loraNames = {""};
+    CHECK(errorOf(encode(welcome)) == error::field);
+    welcome.loraNames = {"choir"};
     welcome.loras = {""};
     CHECK(errorOf(encode(welcome)) == error::field);
 }

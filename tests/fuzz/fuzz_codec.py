@@ -54,7 +54,8 @@ def _run_blind(options: dict[str, str]) -> None:
 
 def main() -> None:
     if atheris:
-        atheris.Setup(sys.argv, _test_one, custom_mutator=_mutate)
+        itself = f"{sys.executable} -m tests.fuzz.fuzz_codec"  # a merge starts this by the shell
+        atheris.Setup([itself, *sys.argv[1:]], _test_one, custom_mutator=_mutate)
         atheris.Fuzz()
     elif "-merge=1" not in sys.argv:
         _run_blind(dict(option.split("=", 1) for option in sys.argv[1:] if option.startswith("-")))

@@ -162,7 +162,7 @@ def _changed(value: Any, random: Random) -> Any:
             fresh = ["k", _interesting(random)] if isinstance(value, Pairs) else _interesting(random)
             entry = random.choice(changed) if changed and choice < 0.55 else fresh
             most = MAX_HEADER // (1 + len(pack(entry)))  # lists of long lists would take the fuzzer's time
-            changed.extend([entry] * min(random.choice((1, 1, 1, 2, 256, 4096)), most))
+            changed.extend([entry] * min(random.choice((1,) * 40 + (2,) * 10 + (5, 257, 4097)), most))
         return changed
     if isinstance(value, str) and choice < 0.7:
         return random.choice((*TEXTS, value * 2, value[:-1], value + "\n", value.upper(), value + "\u00e9"))[:5000]

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <type_traits>
@@ -272,9 +273,10 @@ struct Welcome
         for (const std::string& cost : costs)
             if (cost != "free" && cost != "encode" && cost != "refit")
                 return "costs must be free, encode or refit";
-        for (const std::string& hash : loras)
-            if (hash.empty())
-                return "loras must be hashes";
+        const auto isEmpty = [](const std::string& text) { return text.empty(); };
+        if (std::any_of(loras.begin(), loras.end(), isEmpty) ||
+            std::any_of(loraNames.begin(), loraNames.end(), isEmpty))
+            return "loras must be hashes, and have names";
         return costs.size() != lanes.size()       ? "costs and lanes differ in length"
                : loraNames.size() != loras.size() ? "lora_names and loras differ in length"
                                                   : nullptr;
