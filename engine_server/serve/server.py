@@ -143,14 +143,16 @@ class Server:
             case m.Bye():
                 self._forget(client)
                 log.info("track %s left", client.track_id)
-        self._check_waiting(client)
+        if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
+            self._check_waiting(client.routing_id, is_feed=frames > 0)
         self._post(client, packet, frames=frames)
 
-    def _check_waiting(self, client: Client) -> None:
-        messages, frames = self._worker.inbox.waiting(client.routing_id)
+    def _check_waiting(self, routing_id: bytes, *, is_feed: bool) -> None:
+        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of feed."""
+        messages, frames = self._worker.inbox.waiting(routing_id)
         if messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if frames >= MAX_WAITING_FRAMES:
+        if is_feed and frames >= MAX_WAITING_FRAMES:
             raise DemonError("E_LIMIT", f"{frames} frames of this track wait already: its credit is {INPUT_CREDIT}")
 
     def _post(self, client: Client, packet: Packet, seat: Seat | None = None, frames: int = 0) -> None:
@@ -163,8 +165,8 @@ class Server:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
+        self._check_waiting(routing_id, is_feed=False)  # also of one that comes and goes
         if old:
-            self._check_waiting(old)
             self._forget(old)
             self._post(old, Packet(m.Bye()))
         elif len(self._clients) >= MAX_TRACKS:
