@@ -62,8 +62,8 @@ class Client:
         """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""
         self._encoded: tuple[AudioWindow, list[bytes]] | None = None
         """The window that is to be sent next, if its bytes have been asked for."""
-        self._sent = self._received = 0
-        """Frames of windows since the welcome."""
+        self._sent = self._arrived = self._lost = 0
+        """Frames of windows since the welcome. Arrived: received, or lost on the way, which is part of it."""
         self._moved_at = now
         """When the client last received or acknowledged something, or was sent something after a rest."""
         rows = load_lanes()
@@ -78,8 +78,8 @@ class Client:
 
     @property
     def frames_in_flight(self) -> int:
-        """Frames of windows that were sent and have not been received, as far as is known."""
-        return self._sent - self._received
+        """Frames of windows that were sent and have neither been received nor lost, as far as is known."""
+        return self._sent - self._arrived
 
     def check_feed(self, lanes: Floats) -> None:
         """Raise DemonError `E_LANE_RANGE` or `E_LIMIT`. Unknown lanes may hold any finite value."""
@@ -108,12 +108,17 @@ class Client:
             for pending in self._outbox
             if epoch and (pending.window.epoch, pending.window.frame + pending.window.count) > (epoch, wanted)
         ]
-        if received > self._received or len(self._outbox) < before or not self._awaits_something():
-            self._received = min(max(received, self._received), self._sent)
+        received = min(received, self._sent)
+        self._lost = min(self._lost, self._sent - received)  # what was given up may arrive after all
+        has_moved = received + self._lost > self._arrived or len(self._outbox) < before
+        is_waiting = self._awaits_something()
+        self._arrived = max(self._arrived, received + self._lost)
+        if has_moved or not is_waiting:
             self._moved_at = now
         elif now - self._moved_at > RESEND_AFTER_S:
             self._moved_at = now
-            self._received = self._sent  # lost, as far as the credit goes
+            self._lost += self.frames_in_flight
+            self._arrived = self._sent
             for pending in self._outbox:
                 pending.is_sent = False
 

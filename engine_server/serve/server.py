@@ -188,15 +188,17 @@ class Server:
             case m.Bye():
                 self._forget(client)
                 log.info("track %s left", client.track_id)
-        self._check_waiting(client, size)
+        if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
+            self._check_waiting(client.routing_id, size, is_feed=frames > 0)
         self._post(client, packet, frames=frames, size=size)
 
-    def _check_waiting(self, client: Client, size: int) -> None:
+    def _check_waiting(self, routing_id: bytes, size: int, *, is_feed: bool) -> None:
+        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of feed."""
         inbox = self._worker.inbox
-        waiting = inbox.waiting(client.routing_id)
+        waiting = inbox.waiting(routing_id)
         if waiting.messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if waiting.frames >= MAX_WAITING_FRAMES:
+        if is_feed and waiting.frames >= MAX_WAITING_FRAMES:
             raise DemonError(
                 "E_LIMIT", f"{waiting.frames} frames of this track wait already: its credit is {INPUT_CREDIT}"
             )
@@ -215,8 +217,8 @@ class Server:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
+        self._check_waiting(routing_id, 0, is_feed=False)  # also of one that comes and goes
         if old:
-            self._check_waiting(old, 0)
             self._forget(old)
             self._post(old, Packet(m.Bye()))
         elif len(self._clients) >= MAX_TRACKS:

@@ -22,7 +22,8 @@ from examples.common import FIXTURES, SECONDS, music
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
 ROOT = FIXTURES.parent
-NAMES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in ("__init__", "common"))
+OTHERS = ("__init__", "common", "minimal_client")
+NAMES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in OTHERS)
 FRAMES = SECONDS * FRAMES_PER_SECOND
 AUDIBLE_RMS = 0.01
 

@@ -16,7 +16,7 @@ from wire import ServerProcess, WireClient
 from engine_server.serve.client import RESEND_AFTER_S, Client
 from engine_server.serve.endpoint import audio_endpoint
 from engine_server.serve.keys import KeyStore
-from engine_server.serve.server import MAX_WAITING_FRAMES, Server
+from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
 from engine_server.serve.worker import Event
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
@@ -296,13 +296,49 @@ def test_while_windows_arrive_nothing_is_sent_again_however_slow_the_connection(
     assert client.due().frame == 180
 
 
-def test_what_has_arrived_and_is_still_wanted_is_sent_again():
+def test_what_was_received_and_is_still_wanted_is_sent_again():
+    """The client may have had to throw it away: behind a gap, or because it was damaged."""
     client = outbox()
     offer(client, 1, 0)
     client.mark_sent(client.due(), 0.0)
     client.acknowledge(1, 0, 20, 0.1)
+    client.acknowledge(1, 0, 20, 1.0)
+    assert client.due() is None
     client.acknowledge(1, 0, 20, 0.1 + RESEND_AFTER_S + 0.1)
     assert client.due().frame == 0
+
+
+def test_frames_lost_on_the_way_cost_no_credit_afterwards():
+    client = outbox(credit=40)
+    for k in range(9):
+        offer(client, 1, 20 * k)
+    for _ in range(2):
+        client.mark_sent(client.due(), 0.0)
+    client.acknowledge(1, 0, 0, RESEND_AFTER_S + 0.1)  # both are lost
+    received = 0
+    for k in range(4):
+        assert client.due().frame == 20 * k, "nothing waits for what will not come"
+        client.mark_sent(client.due(), 3.0)
+        received += 20
+        client.acknowledge(1, 20 * (k + 1), received, 3.0)
+    assert client.frames_in_flight == 0
+
+
+def test_frames_that_come_late_were_not_lost():
+    client = outbox(credit=40)
+    for k in range(9):
+        offer(client, 1, 20 * k)
+    for _ in range(2):
+        client.mark_sent(client.due(), 0.0)
+    client.acknowledge(1, 0, 0, RESEND_AFTER_S + 0.1)
+    for _ in range(2):
+        client.mark_sent(client.due(), 3.0)
+    client.acknowledge(1, 40, 40, 3.1)  # the first two
+    client.acknowledge(1, 40, 80, 3.2)  # and their repeats
+    for _ in range(2):
+        client.mark_sent(client.due(), 3.3)
+    assert client.due() is None
+    assert client.frames_in_flight == 40
 
 
 def test_what_a_live_client_has_left_behind_is_dropped_before_it_is_sent():
@@ -453,6 +489,32 @@ def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
         with pytest.raises(DemonError, match="credit"):
             server._handle(client, feed, 0)
         assert server._worker.inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES + 64
+    finally:
+        server._sockets.close()
+
+
+def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(tiny):
+    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
+    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
+    inbox = server._worker.inbox
+    try:
+        server._greet(routing_id, "", None, hello)
+        client = server._clients[routing_id]
+        lanes = np.full((64, 1), 0.6, dtype=np.float32)
+        feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
+        while inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES:
+            server._handle(client, feed, 0)
+        server._handle(client, Packet(m.Ping(1, 0, 0, 0)), 0)
+        server._handle(client, Packet(m.Drop(1)), 0)
+        before = inbox.waiting(routing_id).messages
+        server._handle(client, Packet(m.Bye()), 0)
+        assert inbox.waiting(routing_id).messages == before + 1
+        assert server._clients == server._by_ticket == {}
+        while inbox.waiting(routing_id).messages < MAX_WAITING:
+            server._greet(routing_id, "", None, hello)
+            server._handle(server._clients[routing_id], Packet(m.Bye()), 0)
+        with pytest.raises(DemonError, match="E_LIMIT"):
+            server._greet(routing_id, "", None, hello)
     finally:
         server._sockets.close()
 
