@@ -258,9 +258,9 @@ class Connection(RuleBasedStateMachine):
         server, inbox = self.rig.server, self.rig.worker.inbox
         assert len(server._clients) == len(server._by_ticket) <= 2
         for name in (self.peer.name, self.honest.peer.name):
-            messages, frames = inbox.waiting(name)
-            assert messages <= MAX_WAITING + 2
-            assert frames < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
+            waiting = inbox.waiting(name)
+            assert waiting.messages <= MAX_WAITING + 2
+            assert waiting.frames < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
         for client in server._clients.values():
             assert client.frames_in_flight <= max(client.hello.credit, LARGEST_WINDOW)
             assert client.frames_held <= 2 * MAX_FRAMES_HELD

@@ -157,7 +157,7 @@ def test_the_sockets_of_messages_are_those_of_the_code():
 # Codes
 
 TRAVELLING = re.compile(r"^\| (E_[A-Z_]+) \|", re.M)
-STAY_AT_HOME = {"E_BIND", "E_CURVE_FILE", "E_LANE_UNKNOWN", "E_NO_LORA"}
+STAY_AT_HOME = {"E_BIND", "E_CURVE_FILE", "E_ENDPOINT", "E_LANE_UNKNOWN", "E_NO_LORA", "E_OUTPUT"}
 """Of the command line and the start of a server."""
 
 
