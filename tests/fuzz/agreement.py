@@ -83,6 +83,7 @@ def _one_fault_each(
         elif isinstance(right, list) and isinstance(given, list):
             for entry in {msgspec.msgpack.encode(entry): entry for entry in given}.values():
                 yield golden | {key: [entry]}
+            yield golden | {key: [entry for entry in given if not is_wrong(golden | {key: [entry]})]}  # one twice
             # Too long, whatever is in it: neither as many of one right entry nor as many different ones would do.
             alike, different = [*right, ""][:1] * len(given), [str(number) for number in range(len(given))]
             if all(is_wrong(golden | {key: entries}) for entries in (alike, different)):

@@ -41,13 +41,15 @@ struct Case
     std::uint8_t rate = 0, lanes = 0;
     std::vector<CasePart> parts;
 
+    int rateIndex() const { return (rate & 0x7F) % static_cast<int>(sizeof kRates / sizeof *kRates); }
+    bool hasNames() const { return (rate & 0x80) != 0; }
     PayloadShape shape(bool mayBeNamed = true) const
     {
         PayloadShape shape;
-        shape.rate = kRates[(rate & 0x7F) % (sizeof kRates / sizeof *kRates)];
+        shape.rate = kRates[rateIndex()];
         for (std::size_t i = 0; i < lanes; ++i)
-            shape.laneIds.push_back(
-                mayBeNamed && (rate & 0x80) != 0 && i < kLanes.size() ? kLanes[i].id : "unnamed_" + std::to_string(i));
+            shape.laneIds.push_back(mayBeNamed && hasNames() && i < kLanes.size() ? kLanes[i].id
+                                                                                  : "unnamed_" + std::to_string(i));
         return shape;
     }
     Parts expanded() const
