@@ -139,11 +139,17 @@ def serve(
 
     report_progress(80, f"loading {model}")
     on_tracks = print_tracks if report_tracks else None
-    server = Server(engine := load_engine(model, depth, loras or []), endpoint, on_tracks=on_tracks)
-    report_progress(90, "warming up")
-    warm_up(engine)
+
+    def load() -> Engine:
+        engine = load_engine(model, depth, loras or [])
+        report_progress(90, "warming up")
+        warm_up(engine)
+        return engine
+
+    server = Server(load(), endpoint, on_tracks=on_tracks)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGHUP, lambda *_: server.reload(load))
     checkpoint = server.checkpoint
     print(f"serving {server.endpoint} {checkpoint.name} {checkpoint.content_hash} {server.backend}", flush=True)
     server.run()

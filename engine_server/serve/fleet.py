@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,12 @@ class LocalFleet:
         while not (found := bool(self.places())) and any(engine.failures < TRIES for engine in self._engines):
             time.sleep(POLL_S)
         return found
+
+    def reload(self) -> None:
+        """Let every engine load its checkpoint and LoRAs anew."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
 
     def close(self) -> None:
         """End all engines, side by side."""

@@ -20,6 +20,7 @@ def serve_engines(endpoint: str, count: int, options: Sequence[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: gateway.stop())
     fleet = LocalFleet(count, endpoint, options)
+    signal.signal(signal.SIGHUP, lambda *_: fleet.reload())
     failed = threading.Event()
 
     def announce() -> None:

@@ -18,7 +18,7 @@ from engine_server.serve.limits import Accounts, Limits, TokenBucket
 from engine_server.serve.logs import short_id
 from engine_server.serve.security import check_bind
 from engine_server.serve.sockets import Received, ServerSockets, send_packet, send_parts
-from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Seat, Worker
+from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Reloaded, Seat, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
@@ -75,6 +75,7 @@ class Server:
         self._worker = Worker(engine, self._emit)
         self._on_tracks = on_tracks
         self._told_tracks = -1
+        self._load: Callable[[], Engine] | None = None
 
     def run(self) -> None:
         """Serve until stopped; then tell the clients, and close everything."""
@@ -83,6 +84,7 @@ class Server:
         has_more = False
         try:
             while not self._stopping.is_set():
+                self._begin_reload()
                 ready = self._sockets.wait(0 if has_more else POLL_MS)
                 if control in ready:
                     self._receive_some(control, CONTROL_AT_ONCE)
@@ -101,6 +103,23 @@ class Server:
     def stop(self) -> None:
         """Make `run` return. Any thread, also a signal handler."""
         self._stopping.set()
+
+    def reload(self, load: Callable[[], Engine]) -> None:
+        """Serve with another engine as soon as `load` has made it; no track is lost. Any thread, also a signal handler."""
+        self._load = load
+
+    def _begin_reload(self) -> None:
+        if self._load:
+            load, self._load = self._load, None
+            self._worker.reload(load)
+
+    def _end_reload(self, engine: Engine) -> None:
+        """Tell every track to say hello again."""
+        self.checkpoint, self.backend = engine.checkpoint, engine.backend
+        for client in list(self._clients.values()):
+            self._forget(client)
+            send_packet(self._sockets.control, client.routing_id, Packet(m.Closing("the engine was loaded anew")))
+        log.info("%s %s serves from now on", engine.checkpoint.name, engine.checkpoint.content_hash[:12])
 
     def _emit(self, event: Event) -> None:
         """Queue an event and wake the socket thread. The worker's thread only: it alone wakes the sockets."""
@@ -237,6 +256,10 @@ class Server:
         by_track = {client.track_id: client for client in self._clients.values()}
         while not self._events.empty():
             event = self._events.get()
+            if isinstance(event.what, Reloaded):
+                self._end_reload(event.what.engine)
+                by_track = {}
+                continue
             client = by_track.get(event.track)
             if client is None:
                 continue

@@ -37,10 +37,10 @@ log = logging.getLogger("demon.engine")
 
 @dataclass(frozen=True)
 class Event:
-    """Something for a client: a message, or a window that must be acknowledged."""
+    """Something for a client: a message, or a window that must be acknowledged. Or for all of them, with no track."""
 
     track: str
-    what: m.Message | AudioWindow
+    what: m.Message | AudioWindow | Reloaded
     ends_track: bool = False
     """The track's hello was refused: there is no such track."""
 
@@ -62,11 +62,25 @@ class Item:
     seat: Seat | None = None
 
 
+@dataclass(frozen=True)
+class Reload:
+    """An engine is to take the place of the present one."""
+
+    load: Callable[[], Engine]
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """It has; no track is known any more."""
+
+    engine: Engine
+
+
 class Worker:
     """Owns the engine. `start` and `stop` may be called from any thread; `_` methods run on the worker's own."""
 
     def __init__(self, engine: Engine, emit: Callable[[Event], None]) -> None:
-        self.inbox: Inbox[Item] = Inbox()
+        self.inbox: Inbox[Item | Reload] = Inbox()
         self._engine = engine
         self._emit = emit
         self._progress_at: dict[str, float] = {}
@@ -85,6 +99,13 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join()
 
+    def reload(self, load: Callable[[], Engine]) -> None:
+        """Let `load` make another engine between two steps, on the engine's thread: computing beside a tick may change its bits.
+
+        Heartbeats are answered meanwhile. If it fails, the present engine goes on. Any thread.
+        """
+        self.inbox.put(b"", Reload(load), is_urgent=True)
+
     def _run(self) -> None:
         while not self.inbox.is_closed:
             self._take_messages()
@@ -97,12 +118,26 @@ class Worker:
         item = self.inbox.take(0.0 if self._engine.has_work() else IDLE_POLL_S)
         until = time.monotonic() + max(self._step_s, SHORTEST_PASS_S)
         while item is not None:
-            self._apply(item)
-            if isinstance(item.packet.header, m.Feed):
-                fed.add(item.track)
+            if isinstance(item, Reload):
+                self._reload(item)
+            else:
+                self._apply(item)
+                if isinstance(item.packet.header, m.Feed):
+                    fed.add(item.track)
             item = self.inbox.take(0.0) if time.monotonic() < until else None
         for track in fed & self.positions.keys():
             self._emit(Event(track, self.positions[track]))
+
+    def _reload(self, item: Reload) -> None:
+        try:
+            engine = item.load()
+        except Exception as error:  # whatever is wrong with the new one, the old one serves
+            log.error("the engine was not loaded anew: %s", error)
+            return
+        self._engine = engine
+        self.positions.clear()
+        self._progress_at.clear()
+        self._emit(Event("", Reloaded(engine)))
 
     def _apply(self, item: Item) -> None:
         header = item.packet.header
