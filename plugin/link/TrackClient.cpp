@@ -185,8 +185,15 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
             reopen(now);
         return;
     case LinkState::refused:
-        if (now >= retryAt)
+        if (now >= retryAt && elsewhere) // another engine may take it: only the first one knows
+        {
+            elsewhere.reset();
+            reopen(now);
+        }
+        else if (now >= retryAt)
+        {
             sayHello(now);
+        }
         return;
     case LinkState::waiting:
         if (now - helloAt > (elsewhere ? redirectPatience : kSilence))

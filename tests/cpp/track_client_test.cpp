@@ -538,6 +538,19 @@ TEST_CASE("an engine that one was sent to and that does not answer is left soone
     CHECK(rig.count<Hello>() == 5);
 }
 
+TEST_CASE("a track that is refused where it was sent to asks where it came from again")
+{
+    Rig rig;
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    rig.advance(1);
+    rig.hear(Error{error::busy, "", 0});
+    CHECK(rig.client.hopelessEpoch() == EngineSigns::kEveryEpoch);
+    rig.advance(2010);
+    CHECK_FALSE(rig.client.redirect());
+    CHECK(rig.reconnects == 3);
+    CHECK(rig.count<Hello>() == 3);
+}
+
 TEST_CASE("an engine that one was sent to sends nobody further")
 {
     Rig rig;

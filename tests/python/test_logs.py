@@ -22,7 +22,7 @@ from shared_protocol.errors import DemonError
 log = logging.getLogger("demon.test")
 PROMPT, PROMPT_B = "my secret 'song', \"unheard\"", "and the other\none"
 CONFIG = m.make_config(PROMPT, 7, prompt_b=PROMPT_B)
-HELLO = m.Hello(2, "DAW", 48_000, "stream", 150, [], CONFIG)
+HELLO = m.Hello(3, "DAW", 48_000, "stream", 150, 250, "none", [], CONFIG)
 
 
 @pytest.fixture

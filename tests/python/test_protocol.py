@@ -123,7 +123,7 @@ def test_only_a_whole_number_is_another_version():
 
 
 def test_a_hello_of_another_version_may_have_other_parts():
-    theirs = m.Hello(65535, "x", 48000, "stream", 150, [], m.make_config())
+    theirs = m.Hello(65535, "x", 48000, "stream", 150, 250, "none", [], m.make_config())
     assert code_of(*encode(Packet(theirs)), b"new") == "E_PROTOCOL_VERSION"
 
 

@@ -95,12 +95,18 @@ class WireClient:
     """One track. `received` keeps every message that came."""
 
     def __init__(
-        self, endpoint: str, *, rate: int = 48_000, lanes: tuple[str, ...] = ("denoise",), credit: int = 250
+        self,
+        endpoint: str,
+        *,
+        rate: int = 48_000,
+        lanes: tuple[str, ...] = ("denoise",),
+        credit: int = 250,
+        routing_id: bytes | None = None,
     ) -> None:
         self.rate, self.lanes, self.credit = rate, lanes, credit
         self.packing: m.Packing = "none"
         """Agreed on at the last welcome: how feeds and references are sent."""
-        self.routing_id = b"c" + os.urandom(16)
+        self.routing_id = routing_id or b"c" + os.urandom(16)
         self.frames = 0
         """Frames of windows that have come since the last welcome."""
         self._home = self._endpoint = endpoint
