@@ -47,7 +47,9 @@ def faults(case: Case) -> set[str]:
     golden = _golden()[name]
     right = msgspec.msgpack.decode(golden.parts[0])
     found = {_code(golden, one) for one in _one_fault_each(right, header, lambda one: _code(golden, one))}
-    whole = _code(golden, header)
+    # Keys that may be missing, and are in the golden one, speak of the payload or of nothing.
+    found |= {_code(golden, right | {key: given}) for key, given in header.items() if key not in right}
+    whole = _code(golden, {key: given for key, given in header.items() if key in right}) or _code(golden, header)
     if whole and max(len(case.parts), len(golden.parts)) > 1:  # beside what is wrong with the header
         found |= {whole, *PAYLOAD_FAULTS}
     return found - {""}
