@@ -50,7 +50,7 @@ def faults(case: Case) -> set[str]:
     # Keys that may be missing, and are in the golden one, speak of the payload or of nothing.
     found |= {_code(golden, right | {key: given}) for key, given in header.items() if key not in right}
     whole = _code(golden, {key: given for key, given in header.items() if key in right}) or _code(golden, header)
-    if whole and max(len(case.parts), len(golden.parts)) > 1:  # beside what is wrong with the header
+    if (whole or found - {""}) and max(len(case.parts), len(golden.parts)) > 1:  # beside what is wrong with the header
         found |= {whole, *PAYLOAD_FAULTS}
     return found - {""}
 
