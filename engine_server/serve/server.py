@@ -118,6 +118,7 @@ class Server:
         self.checkpoint, self.backend = engine.checkpoint, engine.backend
         for client in list(self._clients.values()):
             self._forget(client)
+            self._post(client, Packet(m.Bye()))  # its hello may have reached the new engine already
             send_packet(self._sockets.control, client.routing_id, Packet(m.Closing("the engine was loaded anew")))
         log.info("%s %s serves from now on", engine.checkpoint.name, engine.checkpoint.content_hash[:12])
 

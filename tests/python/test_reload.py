@@ -12,6 +12,7 @@ from track_rig import music
 from wire import CONFIG, ServerProcess, WireClient
 
 from engine_server.serve.server import Server
+from engine_server.serve.worker import Event, Reloaded
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -95,6 +96,22 @@ def test_if_nothing_can_be_loaded_the_present_engine_goes_on(server):
         server.reload(load)
         assert client.bounce(SOURCE, frames=FRAMES).shape[1] == FRAMES * FRAME
         assert not [packet for packet in client.received if isinstance(packet.header, m.Closing)]
+
+
+def test_a_hello_that_crosses_a_reload_leaves_no_track_behind(tiny):
+    """The new engine has greeted it before the socket thread hears of the reload, and sends it away."""
+    server = Server(Engine(tiny), "tcp://127.0.0.1:*")
+    try:
+        hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], CONFIG)
+        server._greet(b"c" + bytes(16), "", None, hello)
+        server._worker._take_messages()
+        server._events.put(Event("", Reloaded(server._worker._engine)))
+        server._take_events()
+        server._worker._take_messages()
+        assert server._clients == server._by_ticket == {}
+        assert server._worker._engine.tracks == {}
+    finally:
+        server._sockets.close()
 
 
 def test_sighup_reloads_a_server(tiny_folder):
