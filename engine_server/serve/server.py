@@ -33,6 +33,7 @@ from shared_protocol.timebase import MAX_RATE, MIN_RATE
 MAX_HELD_BYTES = 2**30
 """Of all tracks: messages that wait for the engine's thread."""
 POLL_MS = 250
+LOOK_FOR_SILENT_EVERY_S = 1.0
 CONTROL_AT_ONCE, AUDIO_AT_ONCE = 256, 32
 """Messages that are received before anything else is looked at: control is small, and never waits behind much audio."""
 MAX_WAITING = 1024
@@ -74,6 +75,7 @@ class Server:
         self._reporter = Reporter(self._worker)
         self._on_tracks = on_tracks
         self._told_tracks = -1
+        self._look_for_silent_at = 0.0
         self._load: Callable[[], Engine] | None = None
 
     def run(self) -> None:
@@ -204,6 +206,8 @@ class Server:
                 position = self._worker.positions.get(client.track_id, NO_POSITION)
                 answer = msgspec.structs.replace(position, number=number)
                 send_packet(self._sockets.control, client.routing_id, Packet(answer))
+                if not client.has_news(epoch, wanted, now):
+                    return
             case m.Feed(count=frames):
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
@@ -263,6 +267,8 @@ class Server:
         send_packet(self._sockets.control, routing_id, Packet(write_report(report)))
 
     def _take_events(self) -> None:
+        if self._events.empty():
+            return
         by_track = {client.track_id: client for client in self._clients}
         while not self._events.empty():
             event = self._events.get()
@@ -300,7 +306,11 @@ class Server:
                 self._on_tracks(self._told_tracks, MAX_TRACKS)
 
     def _forget_silent(self) -> None:
-        for client in self._clients.silent(time.monotonic()):
+        now = time.monotonic()
+        if now < self._look_for_silent_at:
+            return
+        self._look_for_silent_at = now + LOOK_FOR_SILENT_EVERY_S
+        for client in self._clients.silent(now):
             log.info("track %s fell silent", client.track_id)
             self._clients.forget(client)
             self._post(client, Packet(m.Bye()))

@@ -13,7 +13,7 @@ import pytest
 import zmq
 from wire import ServerProcess, WireClient
 
-from engine_server.serve.client import RESEND_AFTER_S, Client
+from engine_server.serve.client import HEARD_AGAIN_S, RESEND_AFTER_S, Client
 from engine_server.serve.endpoint import audio_endpoint
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
@@ -544,3 +544,12 @@ def test_the_last_port_has_none_after_it():
     for endpoint in ("tcp://127.0.0.1:65535", "tcp://127.0.0.1:0", "tcp://127.0.0.1", "ipc://x"):
         with pytest.raises(DemonError, match="E_BIND"):
             audio_endpoint(endpoint)
+
+
+def test_a_ping_that_tells_nothing_new_is_not_passed_on_to_the_engine():
+    client = Client(b"c" + bytes(16), m.Hello(3, "x", 48_000, "stream", 150, 250, "none", [], m.make_config()), now=0.0)
+    assert not client.has_news(0, 0, 10.0)
+    assert client.has_news(1, 0, 10.0)
+    assert not client.has_news(1, 0, 10.0 + HEARD_AGAIN_S / 2)
+    assert client.has_news(1, 25, 10.0 + HEARD_AGAIN_S / 2)
+    assert client.has_news(1, 25, 10.0 + 2 * HEARD_AGAIN_S), "it may have overtaken its begin"
