@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -22,9 +22,10 @@ class Waiting:
 
 @dataclass
 class _Queue(Generic[T]):
-    urgent: deque[tuple[T, int, int]] = field(default_factory=deque)
-    ordered: deque[tuple[T, int, int]] = field(default_factory=deque)
-    frames: int = 0
+    urgent: deque[tuple[T, int, int, int]] = field(default_factory=deque)
+    ordered: deque[tuple[T, int, int, int]] = field(default_factory=deque)
+    frames: Counter[int] = field(default_factory=Counter)
+    """By epoch."""
     size: int = 0
 
 
@@ -38,12 +39,12 @@ class Inbox(Generic[T]):
         self._closed = False
         self._size = 0
 
-    def put(self, client: bytes, item: T, *, is_urgent: bool, frames: int = 0, size: int = 0) -> None:
-        """Add an item. An urgent one overtakes those of its client that are not. size: in bytes."""
+    def put(self, client: bytes, item: T, *, is_urgent: bool, epoch: int = 0, frames: int = 0, size: int = 0) -> None:
+        """Add an item. An urgent one overtakes those of its client that are not. epoch: of the frames. size: in bytes."""
         with self._changed:
             queue = self._queues.setdefault(client, _Queue())
-            (queue.urgent if is_urgent else queue.ordered).append((item, frames, size))
-            queue.frames += frames
+            (queue.urgent if is_urgent else queue.ordered).append((item, epoch, frames, size))
+            queue.frames[epoch] += frames
             queue.size += size
             self._size += size
             self._changed.notify()
@@ -57,8 +58,10 @@ class Inbox(Generic[T]):
                 return None
             client = next(iter(self._queues))
             queue = self._queues.pop(client)
-            item, frames, size = (queue.urgent or queue.ordered).popleft()
-            queue.frames -= frames
+            item, epoch, frames, size = (queue.urgent or queue.ordered).popleft()
+            queue.frames[epoch] -= frames
+            if not queue.frames[epoch]:
+                del queue.frames[epoch]
             queue.size -= size
             self._size -= size
             if queue.urgent or queue.ordered:
@@ -69,7 +72,17 @@ class Inbox(Generic[T]):
         """What a client has here."""
         with self._changed:
             queue = self._queues.get(client)
-            return Waiting(len(queue.urgent) + len(queue.ordered), queue.frames, queue.size) if queue else Waiting()
+            return (
+                Waiting(len(queue.urgent) + len(queue.ordered), queue.frames.total(), queue.size)
+                if queue
+                else Waiting()
+            )
+
+    def frames_of(self, client: bytes, epoch: int) -> int:
+        """Input frames of one of a client's epochs that have not been taken."""
+        with self._changed:
+            queue = self._queues.get(client)
+            return queue.frames[epoch] if queue else 0
 
     @property
     def size(self) -> int:

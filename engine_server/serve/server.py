@@ -39,7 +39,7 @@ CONTROL_AT_ONCE, AUDIO_AT_ONCE = 256, 32
 MAX_WAITING = 1024
 """Messages of a client that may wait for the engine's thread."""
 MAX_WAITING_FRAMES = 2 * INPUT_CREDIT
-"""Frames of its feed: what was sent before a lost connection may come once more."""
+"""Frames of an epoch's feed: what was sent before a lost connection may come once more."""
 COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE = 20.0, 200.0
 """Lines of the log about bad messages; and answers to a flood."""
 log = logging.getLogger("demon.serve")
@@ -217,19 +217,17 @@ class Server:
                 self._clients.forget(client)
                 log.info("track %s left", client.track_id)
         if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
-            self._check_waiting(client.routing_id, size, is_feed=frames > 0)
+            self._check_waiting(client.routing_id, size, fed=header.epoch if isinstance(header, m.Feed) else None)
         self._post(client, packet, frames=frames, size=size)
 
-    def _check_waiting(self, routing_id: bytes, size: int, *, is_feed: bool) -> None:
-        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of feed."""
+    def _check_waiting(self, routing_id: bytes, size: int, *, fed: int | None = None) -> None:
+        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of `fed`."""
         inbox = self._worker.inbox
         waiting = inbox.waiting(routing_id)
         if waiting.messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if is_feed and waiting.frames >= MAX_WAITING_FRAMES:
-            raise DemonError(
-                "E_LIMIT", f"{waiting.frames} frames of this track wait already: its credit is {INPUT_CREDIT}"
-            )
+        if fed is not None and (frames := inbox.frames_of(routing_id, fed)) >= MAX_WAITING_FRAMES:
+            raise DemonError("E_LIMIT", f"{frames} frames of this epoch wait already: its credit is {INPUT_CREDIT}")
         if waiting.size + size > self._limits.held_bytes or inbox.size + size > MAX_HELD_BYTES:
             raise DemonError("E_LIMIT", f"{waiting.size} bytes of this track and {inbox.size} of all wait already")
 
@@ -238,14 +236,15 @@ class Server:
     ) -> None:
         is_urgent = not isinstance(packet.header, m.ORDERED)
         item = Item(client.track_id, packet, seat)
-        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, frames=frames, size=size)
+        epoch = packet.header.epoch if isinstance(packet.header, m.Feed) else 0
+        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, epoch=epoch, frames=frames, size=size)
 
     def _greet(self, routing_id: bytes, user: str, old: Client | None, hello: m.Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
-        self._check_waiting(routing_id, 0, is_feed=False)  # also of one that comes and goes
+        self._check_waiting(routing_id, 0)  # also of one that comes and goes
         if old:
             self._clients.forget(old)
             self._post(old, Packet(m.Bye()))

@@ -38,6 +38,16 @@ def test_what_is_urgent_overtakes_the_rest_of_its_client():
     assert inbox.size == 0
 
 
+def test_frames_are_counted_by_epoch():
+    inbox = Inbox()
+    for epoch, frames in ((1, 25), (2, 10), (1, 5)):
+        inbox.put(b"x", epoch, is_urgent=False, epoch=epoch, frames=frames)
+    assert [inbox.frames_of(b"x", epoch) for epoch in (1, 2, 3)] == [30, 10, 0]
+    assert inbox.take(0.0) == 1
+    assert [inbox.frames_of(b"x", epoch) for epoch in (1, 2)] == [5, 10]
+    assert inbox.frames_of(b"y", 1) == 0
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.booleans(), st.integers(0, 64)), max_size=60))
 def test_everything_comes_out_once_in_order_and_in_turn(puts):
     inbox = Inbox()

@@ -17,7 +17,7 @@ from engine_server.serve.client import HEARD_AGAIN_S, RESEND_AFTER_S, Client
 from engine_server.serve.endpoint import audio_endpoint
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
-from engine_server.serve.worker import Event
+from engine_server.serve.worker import INPUT_CREDIT, Event
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -489,6 +489,25 @@ def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
         with pytest.raises(DemonError, match="credit"):
             server._handle(client, feed, 0)
         assert server._worker.inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES + 64
+    finally:
+        server._sockets.close()
+
+
+def test_each_epoch_of_a_track_has_its_credit_and_may_be_fed_once_more(tiny):
+    """A loop and its commit after a lost connection, which the client feeds again because a busy engine has taken nothing."""
+    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
+    hello = m.Hello(3, "x", 48_000, "loop", 0, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
+    try:
+        server._greet(routing_id, "", None, hello)
+        client = server._clients.find(routing_id, is_audio=False)
+        lanes = np.full((25, 1), 0.6, dtype=np.float32)
+        for _ in range(2):
+            for epoch in (1, 2):
+                for frame in range(0, INPUT_CREDIT, 25):
+                    feed = Packet(m.Feed(epoch, frame, 25), np.zeros((2, 25 * FRAME), dtype=np.float32), lanes)
+                    server._handle(client, feed, 0)
+        with pytest.raises(DemonError, match="credit"):
+            server._handle(client, feed, 0)
     finally:
         server._sockets.close()
 
