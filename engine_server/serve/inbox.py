@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -20,12 +20,20 @@ class Waiting:
     size: int = 0
 
 
+@dataclass(frozen=True)
+class Fed:
+    """Of one epoch: input frames that have not been taken, and the frame after the furthest of them."""
+
+    frames: int = 0
+    end: int = 0
+
+
 @dataclass
 class _Queue(Generic[T]):
     urgent: deque[tuple[T, int, int, int]] = field(default_factory=deque)
     ordered: deque[tuple[T, int, int, int]] = field(default_factory=deque)
-    frames: Counter[int] = field(default_factory=Counter)
-    """By epoch."""
+    fed: dict[int, Fed] = field(default_factory=dict)
+    """By epoch, where there are any."""
     size: int = 0
 
 
@@ -39,12 +47,19 @@ class Inbox(Generic[T]):
         self._closed = False
         self._size = 0
 
-    def put(self, client: bytes, item: T, *, is_urgent: bool, epoch: int = 0, frames: int = 0, size: int = 0) -> None:
-        """Add an item. An urgent one overtakes those of its client that are not. epoch: of the frames. size: in bytes."""
+    def put(
+        self, client: bytes, item: T, *, is_urgent: bool, epoch: int = 0, frames: int = 0, end: int = 0, size: int = 0
+    ) -> None:
+        """Add an item. An urgent one overtakes those of its client that are not.
+
+        epoch, end: of the frames in it, and the frame after them. size: in bytes.
+        """
         with self._changed:
             queue = self._queues.setdefault(client, _Queue())
             (queue.urgent if is_urgent else queue.ordered).append((item, epoch, frames, size))
-            queue.frames[epoch] += frames
+            if frames:
+                before = queue.fed.get(epoch, Fed())
+                queue.fed[epoch] = Fed(before.frames + frames, max(before.end, end))
             queue.size += size
             self._size += size
             self._changed.notify()
@@ -59,9 +74,10 @@ class Inbox(Generic[T]):
             client = next(iter(self._queues))
             queue = self._queues.pop(client)
             item, epoch, frames, size = (queue.urgent or queue.ordered).popleft()
-            queue.frames[epoch] -= frames
-            if not queue.frames[epoch]:
-                del queue.frames[epoch]
+            if frames:
+                before = queue.fed.pop(epoch)
+                if before.frames > frames:
+                    queue.fed[epoch] = Fed(before.frames - frames, before.end)
             queue.size -= size
             self._size -= size
             if queue.urgent or queue.ordered:
@@ -73,16 +89,18 @@ class Inbox(Generic[T]):
         with self._changed:
             queue = self._queues.get(client)
             return (
-                Waiting(len(queue.urgent) + len(queue.ordered), queue.frames.total(), queue.size)
+                Waiting(
+                    len(queue.urgent) + len(queue.ordered), sum(fed.frames for fed in queue.fed.values()), queue.size
+                )
                 if queue
                 else Waiting()
             )
 
-    def frames_of(self, client: bytes, epoch: int) -> int:
-        """Input frames of one of a client's epochs that have not been taken."""
+    def fed(self, client: bytes, epoch: int) -> Fed:
+        """What a client has here of one of its epochs."""
         with self._changed:
             queue = self._queues.get(client)
-            return queue.frames[epoch] if queue else 0
+            return queue.fed.get(epoch, Fed()) if queue else Fed()
 
     @property
     def size(self) -> int:

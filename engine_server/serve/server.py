@@ -199,7 +199,6 @@ class Server:
     def _handle(self, client: Client, packet: Packet, size: int) -> None:
         now, header = time.monotonic(), packet.header
         client.last_heard = now
-        frames = 0
         match header:
             case m.Ping(number, epoch, wanted, received):
                 client.acknowledge(epoch, wanted, received, now)
@@ -208,7 +207,7 @@ class Server:
                 send_packet(self._sockets.control, client.routing_id, Packet(answer))
                 if not client.has_news(epoch, wanted, now):
                     return
-            case m.Feed(count=frames):
+            case m.Feed():
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
             case m.Drop(epoch):
@@ -216,28 +215,48 @@ class Server:
             case m.Bye():
                 self._clients.forget(client)
                 log.info("track %s left", client.track_id)
+        if isinstance(header, m.Feed) and not self._admit_feed(client, header):
+            return
         if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
-            self._check_waiting(client.routing_id, size, fed=header.epoch if isinstance(header, m.Feed) else None)
-        self._post(client, packet, frames=frames, size=size)
+            self._check_waiting(client.routing_id, size)
+        self._post(client, packet, size=size)
 
-    def _check_waiting(self, routing_id: bytes, size: int, *, fed: int | None = None) -> None:
-        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of `fed`."""
+    def _admit_feed(self, client: Client, feed: m.Feed) -> bool:
+        """False for more than may wait of what waits already: a client repeats it until the engine has taken some.
+
+        Raises DemonError `E_LIMIT` for frames beyond that.
+        """
+        fed = self._worker.inbox.fed(client.routing_id, feed.epoch)
+        if fed.frames < MAX_WAITING_FRAMES:
+            return True
+        if feed.frame + feed.count > fed.end:
+            raise DemonError("E_LIMIT", f"{fed.frames} frames of this epoch wait already: its credit is {INPUT_CREDIT}")
+        return False
+
+    def _check_waiting(self, routing_id: bytes, size: int) -> None:
+        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many."""
         inbox = self._worker.inbox
         waiting = inbox.waiting(routing_id)
         if waiting.messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if fed is not None and (frames := inbox.frames_of(routing_id, fed)) >= MAX_WAITING_FRAMES:
-            raise DemonError("E_LIMIT", f"{frames} frames of this epoch wait already: its credit is {INPUT_CREDIT}")
         if waiting.size + size > self._limits.held_bytes or inbox.size + size > MAX_HELD_BYTES:
             raise DemonError("E_LIMIT", f"{waiting.size} bytes of this track and {inbox.size} of all wait already")
 
-    def _post(
-        self, client: Client, packet: Packet, seat: Seat | None = None, *, frames: int = 0, size: int = 0
-    ) -> None:
-        is_urgent = not isinstance(packet.header, m.ORDERED)
-        item = Item(client.track_id, packet, seat)
-        epoch = packet.header.epoch if isinstance(packet.header, m.Feed) else 0
-        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, epoch=epoch, frames=frames, size=size)
+    def _post(self, client: Client, packet: Packet, seat: Seat | None = None, *, size: int = 0) -> None:
+        header = packet.header
+        is_urgent = not isinstance(header, m.ORDERED)
+        epoch, frames, end = 0, 0, 0
+        if isinstance(header, m.Feed):
+            epoch, frames, end = header.epoch, header.count, header.frame + header.count
+        self._worker.inbox.put(
+            client.routing_id,
+            Item(client.track_id, packet, seat),
+            is_urgent=is_urgent,
+            epoch=epoch,
+            frames=frames,
+            end=end,
+            size=size,
+        )
 
     def _greet(self, routing_id: bytes, user: str, old: Client | None, hello: m.Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:

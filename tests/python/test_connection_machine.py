@@ -263,7 +263,7 @@ class Connection(RuleBasedStateMachine):
             assert waiting.messages <= MAX_WAITING + 2
             assert waiting.size <= server._limits.held_bytes
             queue = inbox._queues.get(name)
-            most = max(queue.frames.values(), default=0) if queue else 0
+            most = max((fed.frames for fed in queue.fed.values()), default=0) if queue else 0
             assert most < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
         for client in server._clients:
             assert client.frames_in_flight <= max(client.hello.credit, LARGEST_WINDOW)

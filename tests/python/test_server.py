@@ -487,7 +487,7 @@ def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
         for _ in range(MAX_WAITING_FRAMES // 64 + 1):
             server._handle(client, feed, 0)
         with pytest.raises(DemonError, match="credit"):
-            server._handle(client, feed, 0)
+            server._handle(client, Packet(m.Feed(1, 64, 64), feed.audio, lanes), 0)
         assert server._worker.inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES + 64
     finally:
         server._sockets.close()
@@ -506,8 +506,30 @@ def test_each_epoch_of_a_track_has_its_credit_and_may_be_fed_once_more(tiny):
                 for frame in range(0, INPUT_CREDIT, 25):
                     feed = Packet(m.Feed(epoch, frame, 25), np.zeros((2, 25 * FRAME), dtype=np.float32), lanes)
                     server._handle(client, feed, 0)
+        more = Packet(m.Feed(2, INPUT_CREDIT, 25), feed.audio, lanes)
         with pytest.raises(DemonError, match="credit"):
-            server._handle(client, feed, 0)
+            server._handle(client, more, 0)
+    finally:
+        server._sockets.close()
+
+
+def test_what_a_client_feeds_again_and_again_while_the_engine_is_busy_is_no_fault_of_it(tiny):
+    """It does so every 2 s, and is told nothing; only more than was fed before is refused."""
+    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
+    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
+    inbox = server._worker.inbox
+    try:
+        server._greet(routing_id, "", None, hello)
+        client = server._clients.find(routing_id, is_audio=False)
+        lanes = np.full((25, 1), 0.6, dtype=np.float32)
+        for _ in range(5):
+            for frame in range(0, INPUT_CREDIT, 25):
+                feed = Packet(m.Feed(1, frame, 25), np.zeros((2, 25 * FRAME), dtype=np.float32), lanes)
+                server._handle(client, feed, 0)
+        assert inbox.waiting(routing_id).frames == MAX_WAITING_FRAMES
+        beyond = Packet(m.Feed(1, INPUT_CREDIT - 1, 25), feed.audio, lanes)
+        with pytest.raises(DemonError, match="credit"):
+            server._handle(client, beyond, 0)
     finally:
         server._sockets.close()
 

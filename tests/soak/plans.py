@@ -28,7 +28,7 @@ LONGEST_PAUSE_S = 3.0
 LONG_PAUSES_S = (3.0, 16.0)
 """Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely, most rarely after 14 s."""
 LONG_PAUSE_SHARE = 0.2
-TIMEOUT_S, SHORT_TIMEOUT_S, FLEET_TIMEOUT_S = 30.0, 3.0, 90.0
+TIMEOUT_S, SHORT_TIMEOUT_S, FLEET_TIMEOUT_S = 30.0, 3.0, 180.0
 """DEMON_TIMEOUT_S: more than the longest pause and the way back; where the engine does not come back; and where a gateway
 starts engines, which import torch first."""
 FOR_GOOD = float("inf")
