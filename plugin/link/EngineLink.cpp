@@ -143,6 +143,8 @@ void EngineLink::pass(TrackClient& client, EngineSocket& socket)
     const bool isIdle = steadyNanoseconds() - busyAt > kIdleAfter;
     if (socket.wait(isIdle ? kIdlePoll : kBusyPoll))
         hasMoved = receiveAll(client, socket) || hasMoved;
+    if (socket.hasDisconnected())
+        client.disconnect(steadyNanoseconds());
     hasMoved = pushWindows(client) || hasMoved;
     if (hasMoved)
         busyAt = steadyNanoseconds();

@@ -71,6 +71,10 @@ public:
     /// The same stream at another address: the track opens anew there, and every epoch is resumed where it stands.
     void reconnect();
 
+    /// The connection has ended. An engine that the track was sent to is lost then: where it came from knows of
+    /// another. One at the user's own address will be back there, and says by itself whether it knows the track.
+    void disconnect(std::int64_t now);
+
     /// The owner could not go on: the error is shown, and the connection tried again after the usual wait.
     void fail(std::string code, std::string text, std::int64_t now);
 

@@ -181,6 +181,12 @@ void TrackClient::on(const Closing&, std::int64_t now)
     lose(now);
 }
 
+void TrackClient::disconnect(std::int64_t now)
+{
+    if (elsewhere)
+        on(Closing{}, now);
+}
+
 void TrackClient::on(const Error& message, std::int64_t now)
 {
     if (message.code == error::unknownTrack)

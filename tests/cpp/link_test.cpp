@@ -17,6 +17,7 @@
 #include "WaitCount.h"
 #include "catch.h"
 #include "link/EngineLink.h"
+#include "link/EngineSocket.h"
 
 using namespace demon;
 using namespace std::chrono_literals;
@@ -344,6 +345,41 @@ TEST_CASE("a track follows a redirect, whose host may be that of the endpoint")
     CHECK(track.isAllWet());
     CHECK(gateway.hellos == 1);
     CHECK(engine.hellos == 1);
+}
+
+TEST_CASE("a track whose engine dies goes back to where it was sent from")
+{
+    const std::string home = freeEndpoint(), there = freeEndpoint();
+    FakeEngine gateway(home), engine(there);
+    gateway.stop();
+    gateway.redirect.endpoint = there;
+    gateway.start();
+    Track track(home);
+    track.play(100);
+    engine.stop();
+    CHECK(eventually([&] { return gateway.hellos >= 2; }));
+    engine.start();
+    track.play(100);
+    CHECK(track.isAllWet());
+}
+
+TEST_CASE("a socket knows that its connection has ended")
+{
+    const std::string endpoint = freeEndpoint();
+    EngineSocket socket;
+    {
+        FakeEngine engine(endpoint);
+        REQUIRE(socket.open(endpoint));
+        Hello hello;
+        hello.client = "x";
+        socket.send(hello);
+        REQUIRE(eventually([&] { return engine.hellos == 1; }));
+        CHECK_FALSE(socket.hasDisconnected());
+    }
+    CHECK(eventually([&] { return socket.hasDisconnected(); }));
+    CHECK_FALSE(socket.hasDisconnected());
+    socket.close();
+    CHECK_FALSE(socket.hasDisconnected());
 }
 
 TEST_CASE("another machine is not spoken to without keys")

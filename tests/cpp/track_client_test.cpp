@@ -518,11 +518,21 @@ TEST_CASE("a redirected track says hello there, and comes back when it is lost")
     SECTION("by silence") { rig.advance(3000 + 300); }
     SECTION("by a restart there") { rig.hear(Error{error::unknownTrack, "", 0}); }
     SECTION("since it closes") { rig.hear(Closing{"drained"}); }
+    SECTION("since its connection ends") { rig.client.disconnect(rig.now); }
     CHECK_FALSE(rig.client.redirect());
     rig.advance(300);
     CHECK(rig.reconnects == 3);
     rig.welcome();
     CHECK(rig.count<Begin>() == 2);
+}
+
+TEST_CASE("an engine at the user's own address is not lost when its connection ends: it may be back at once")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.welcome();
+    rig.client.disconnect(rig.now);
+    CHECK(rig.client.status().state == LinkState::ready);
 }
 
 TEST_CASE("an engine that one was sent to and that does not answer is left sooner, but later each time")

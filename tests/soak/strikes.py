@@ -19,9 +19,6 @@ RECONNECT_LIMIT_S = 2.0
 OBSERVATION_S = 0.1
 """So late the end of a reconnection may be seen: logs are polled, by threads that share two cores with all else."""
 GIVE_UP_S = 30.0
-SILENCE_S = 3.0
-"""Until a client calls an engine lost (SPEC.md, section 5): the port of a killed engine tells it nothing while another engine
-serves already."""
 POLL_S = 0.005
 MOST_S = 1e6
 """In a report, for ever."""
@@ -161,6 +158,5 @@ class Striker:
 
 def check_reconnection(done: Strike, limit_s: float) -> None:
     """Raises ViolationError."""
-    unheard_s = SILENCE_S if done.kind == "kill worker" else 0.0
-    if done.reconnect_s is not None and done.reconnect_s > unheard_s + limit_s + OBSERVATION_S:
+    if done.reconnect_s is not None and done.reconnect_s > limit_s + OBSERVATION_S:
         raise ViolationError(f"reconnected {done.reconnect_s:.2f} s after the return")
