@@ -94,7 +94,7 @@ class Gate:
         self._clock = clock
         self._lock = threading.Lock()
         self._names = {client.public: client.name for client in store.clients()}
-        self._seen = self._complained_of = self._stamp()
+        self._seen = self._complained_of = store.clients_stamp()
         self._looked_at = clock()
         self._refusals, self._told_at = 0, -REFUSALS_LOGGED_EVERY_S
         self._authenticator = ThreadAuthenticator(context, log=logging.getLogger("demon.security.zap"))
@@ -143,7 +143,7 @@ class Gate:
             return self._names.get(public)
 
     def _reload(self) -> None:
-        stamp = self._stamp()
+        stamp = self._store.clients_stamp()
         if stamp == self._seen:
             return
         try:
@@ -155,14 +155,6 @@ class Gate:
             return
         self._seen = stamp
         log.info("%d clients are allowed", len(self._names))
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What changes whenever the list of clients does."""
-        try:
-            found = self._store.clients_file.stat()
-        except OSError:
-            return None
-        return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
     def _note_refusal(self, public: str) -> None:
         """One line in ten seconds at most: refused clients try again and again, and attackers more often."""
