@@ -98,6 +98,10 @@ def serve(
         bool,
         typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it."),
     ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="PORT or HOST:PORT for Prometheus metrics, without keys; loopback unless a host is given."),
+    ] = None,
     report_tracks: Annotated[
         bool, typer.Option("--report-tracks", help="Say how many tracks there are, a line whenever that changes.")
     ] = False,
@@ -111,36 +115,35 @@ def serve(
     check_bind(endpoint, KeyStore())  # before anything heavy is loaded
     configure_logging(logging.INFO if verbose else logging.WARNING, log_format)
     raise_handle_limit()
-    if until_stdin_closes:
-        threading.Thread(target=terminate_after_stdin, daemon=True).start()
-    if engines > 1:
-        from engine_server.serve.serve_engines import serve_engines
+    with contextlib.ExitStack() as stack:
+        serving: list[str] = []
+        if metrics is not None:
+            from engine_server.status.metrics import ask_own, serve_metrics
 
-        options = ["--model", model, "--depth", str(depth)]
-        options += [word for folder in loras or [] for word in ("--loras", str(folder))]
-        options += ["--log-format", log_format]
-        serve_engines(endpoint, engines, [*options, *(["--verbose"] if verbose else [])])
-        return
-    report_progress(5, "loading the libraries")
-    from engine_server.serve.server import Server
-    from engine_server.serve.warm_up import warm_up
+            stack.callback(serve_metrics(metrics, ask_own(lambda: serving[0] if serving else "")))
+        if until_stdin_closes:
+            threading.Thread(target=terminate_after_stdin, daemon=True).start()
+        if engines > 1:
+            from engine_server.serve.serve_engines import serve_engines
 
-    report_progress(80, f"loading {model}")
-    on_tracks = print_tracks if report_tracks else None
+            options = ["--model", model, "--depth", str(depth)]
+            options += [word for folder in loras or [] for word in ("--loras", str(folder))]
+            options += ["--log-format", log_format, *(["--verbose"] if verbose else [])]
+            serve_engines(endpoint, engines, options, on_serving=serving.append)
+            return
+        report_progress(5, "loading the libraries")
+        from engine_server.serve.serve_engine import serve_engine
+        from engine_server.serve.warm_up import warm_up
 
-    def load() -> Engine:
-        engine = load_engine(model, depth, loras or [])
-        report_progress(90, "warming up")
-        warm_up(engine)
-        return engine
+        report_progress(80, f"loading {model}")
 
-    server = Server(load(), endpoint, on_tracks=on_tracks)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: server.stop())
-    signal.signal(signal.SIGHUP, lambda *_: server.reload(load))
-    checkpoint = server.checkpoint
-    print(f"serving {server.endpoint} {checkpoint.name} {checkpoint.content_hash} {server.backend}", flush=True)
-    server.run()
+        def load() -> Engine:
+            engine = load_engine(model, depth, loras or [])
+            report_progress(90, "warming up")
+            warm_up(engine)
+            return engine
+
+        serve_engine(endpoint, load, on_serving=serving.append, reports_tracks=report_tracks)
 
 
 @app.command()
@@ -243,11 +246,6 @@ def evaluate(
         raise typer.Exit(EXIT_INTERRUPTED) from stop
 
 
-def print_tracks(tracks: int, most: int) -> None:
-    """A line for the gateway that has started this engine."""
-    print(f"tracks {tracks} {most}", flush=True)
-
-
 def report_progress(percent: int, what: str) -> None:
     """A line for whoever has started the server, which the plugin shows. Stages, by what they take on a CPU."""
     print(f"{percent} % {what}", file=sys.stderr, flush=True)
@@ -280,6 +278,25 @@ def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
         engine = Engine(load_checkpoint(model, device="cpu"), depth=depth, loras=[user_folder(), *loras])
         ctrl_c.check()
         return engine
+
+
+@app.command()
+def status(
+    endpoint: Annotated[str, typer.Option(help="Where the engine, or the gateway, listens.")] = DEFAULT_ENDPOINT,
+    every: Annotated[float, typer.Option(min=0.2, max=3600.0, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and end.")] = False,
+) -> None:
+    """Show engines and their tracks, live until Ctrl-C in a terminal."""
+    from engine_server.status.show import follow, show_json, show_once
+
+    if as_json:
+        show_json(endpoint)
+    elif once or not sys.stdout.isatty():
+        show_once(endpoint, Console(width=None if sys.stdout.isatty() else FILE_COLUMNS))
+    else:
+        with contextlib.suppress(KeyboardInterrupt):
+            follow(endpoint, Console(), every)
 
 
 @app.command()

@@ -24,6 +24,8 @@ MAX_OPEN_EPOCHS = 64
 MAX_CLIP_FRAMES = 2**24
 """Frames of a clip, whatever the server's own limit is: offsets into it are exact in binary32."""
 LORA_SLOTS = 4
+MAX_REPORT_BYTES = 60_000
+"""Of a `state`; a header has 65536 in all."""
 
 Epoch = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 EpochOrNone = Annotated[int, Meta(ge=0, le=2**31 - 1)]
@@ -198,6 +200,10 @@ class Bye(Message, frozen=True):
     pass
 
 
+class Status(Message, frozen=True):
+    pass
+
+
 class Welcome(Message, frozen=True):
     protocol: Version
     ticket: Ticket
@@ -289,6 +295,13 @@ class Closing(Message, frozen=True):
         _check_text("reason", self.reason, 0, 256)
 
 
+class State(Message, frozen=True):
+    report: str
+
+    def __post_init__(self) -> None:
+        _check_text("report", self.report, 2, MAX_REPORT_BYTES)
+
+
 class Error(Message, frozen=True):
     code: str
     message: str
@@ -299,8 +312,8 @@ class Error(Message, frozen=True):
         _check_text("message", self.message, 0, 1024)
 
 
-FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye
-FROM_SERVER = Welcome | Redirect | Configured | Edited | Referenced | Window | Progress | Pong | Closing | Error
+FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye | Status
+FROM_SERVER = Welcome | Redirect | Configured | Edited | Referenced | Window | Progress | Pong | Closing | State | Error
 PACKABLE = (Feed, Reference, Window)
 """What carries audio. `packing` says how, when decoded; how it shall be, when encoded."""
 ORDERED = (Configure, Begin, Feed, End, Edit, Reference, Window)

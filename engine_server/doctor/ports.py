@@ -5,21 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 from engine_server.doctor.finding import Finding, fail, ok
+from engine_server.serve.endpoint import LAST_PORT, parse_endpoint
+from engine_server.serve.greeting import ask_greeting
 
-ADDRESS = re.compile(r"tcp://(?P<host>\*|[^:\[\]]+|\[[^\]]+\]):(?P<port>\d+)")
 PORTS_OF_AN_ENGINE = 2
 """Control, and audio on the port after it."""
-LAST_PORT = 65_535
-ANSWER_S = 2.0
-GREETING_BYTES = 64
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
-"""The beginning of one, of ZMTP 3.0: enough to be told the other's mechanism. The rest never comes, so no client arrives."""
 LISTENING = "0A"
 
 
@@ -28,12 +23,12 @@ def check_ports(endpoint: str, holder: Callable[[int], str] | None = None) -> li
 
     holder: names the process that listens on a port of this machine, empty if unknown.
     """
-    parts = ADDRESS.fullmatch(endpoint)
-    if parts is None or not 0 < int(parts["port"]) <= LAST_PORT + 1 - PORTS_OF_AN_ENGINE:
+    address = parse_endpoint(endpoint)
+    if address is None or not 0 < address.port <= LAST_PORT + 1 - PORTS_OF_AN_ENGINE:
         return [fail("ports", f"{endpoint!r} is not tcp://ADDRESS:PORT", "give --endpoint as to `demon serve`")]
-    host = "0.0.0.0" if parts["host"] == "*" else parts["host"].strip("[]")
-    first = int(parts["port"])
-    return [_check_port(host, port, holder or find_holder) for port in range(first, first + PORTS_OF_AN_ENGINE)]
+    host = "0.0.0.0" if address.host == "*" else address.host.strip("[]")
+    ports = range(address.port, address.port + PORTS_OF_AN_ENGINE)
+    return [_check_port(host, port, holder or find_holder) for port in ports]
 
 
 def _check_port(host: str, port: int, holder: Callable[[int], str]) -> Finding:
@@ -61,22 +56,6 @@ def _name_holder(host: str, port: int, error: OSError, holder: Callable[[int], s
     return fail(
         "ports", f"{port} is taken by something that is no engine{by}", "end it, or serve at another --endpoint"
     )
-
-
-def ask_greeting(host: str, port: int) -> str | None:
-    """The security mechanism (`NULL`, `CURVE`) that a ZMTP greeting names; empty for another protocol, None for no listener."""
-    try:
-        with socket.create_connection((host, port), ANSWER_S) as one:
-            one.settimeout(ANSWER_S)
-            one.sendall(GREETING)
-            greeting = b""
-            with contextlib.suppress(OSError):
-                while len(greeting) < GREETING_BYTES and (more := one.recv(GREETING_BYTES - len(greeting))):
-                    greeting += more
-    except OSError:
-        return None
-    is_zmtp = len(greeting) == GREETING_BYTES and greeting[0] == 0xFF and greeting[9] == 0x7F
-    return greeting[12:32].rstrip(b"\0").decode("ascii", "replace") if is_zmtp else ""
 
 
 def find_holder(port: int, proc: Path = Path("/proc")) -> str:

@@ -56,7 +56,7 @@ class Client:
         """Routing id of the client's audio socket."""
         self.track_id = f"{routing_id.hex()[:12]}.{next(_numbers)}"
         self.hello = hello
-        self.last_heard = now
+        self.greeted_at = self.last_heard = now
         self._outbox: list[_Pending] = []
         self._takes: dict[tuple[int, int], AudioWindow] = {}
         """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""

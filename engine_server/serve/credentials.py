@@ -8,18 +8,14 @@ Z85. The plugin looks through `*.json` in `~/.config/demon-bridge/engines` for t
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 
 import msgspec
 
+from engine_server.serve.endpoint import EVERYWHERE, parse_endpoint
 from engine_server.serve.keys import KeyStore, check_name, is_key, make_pair
 from engine_server.serve.private_files import create_private, read_private
 from shared_protocol.errors import DemonError
-
-CLIENT_ADDRESS = re.compile(r"tcp://(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%\w+)?\]):(?P<port>\d{1,5})")
-EVERYWHERE = ("0.0.0.0", "[::]")
-LAST_PORT = 65_535
 
 
 class Credentials(msgspec.Struct, frozen=True):
@@ -75,8 +71,8 @@ def read_credentials(path: Path) -> Credentials:
 
 def check_client_address(endpoint: str) -> None:
     """Raise DemonError `E_ENDPOINT` unless a client can connect to it: tcp://HOST:PORT with one host and one port."""
-    parts = CLIENT_ADDRESS.fullmatch(endpoint)
-    if parts is None or not 0 < int(parts["port"]) <= LAST_PORT:
+    address = parse_endpoint(endpoint)
+    if address is None or address.host == "*" or not address.port:
         raise DemonError("E_ENDPOINT", f"{endpoint!r} is not tcp://HOST:PORT, the address that the client connects to")
-    if parts["host"] in EVERYWHERE:
+    if address.host in EVERYWHERE:
         raise DemonError("E_ENDPOINT", f"{endpoint!r} is where a server listens; name the host that the client reaches")

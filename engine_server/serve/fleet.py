@@ -12,9 +12,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
-from engine_server.serve.endpoint import engine_endpoint
+from engine_server.serve.endpoint import Address, engine_endpoint, parse_endpoint
 from engine_server.serve.gateway import Place
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -46,9 +45,10 @@ class EngineProcess:
     def place(self) -> Place | None:
         """Where it serves; None while it does not."""
         with self._lock:
-            if self.pid is None or not (self._endpoint and self._capacity):
+            address = parse_endpoint(self._endpoint)
+            if self.pid is None or address is None or not self._capacity:
                 return None
-            return Place(f"tcp://*:{urlsplit(self._endpoint).port}", "", self._tracks, self._capacity)
+            return Place(str(Address("*", address.port)), "", self._tracks, self._capacity)
 
     @property
     def pid(self) -> int | None:

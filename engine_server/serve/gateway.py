@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,7 +15,8 @@ from engine_server.serve.keys import KeyStore
 from engine_server.serve.limits import Accounts
 from engine_server.serve.logs import short_id
 from engine_server.serve.security import check_bind
-from engine_server.serve.sockets import ServerSockets, send_packet
+from engine_server.serve.sockets import Received, ServerSockets, send_packet
+from engine_server.status.report import SERVER, GatewayReport, PlaceReport, this_process, write_report
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode
 from shared_protocol.errors import DemonError
@@ -73,13 +74,15 @@ class Gateway:
         """Routing ids whose hello has no answer yet, and when it came."""
         self._sent: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         """Where a routing id was sent last, and when."""
+        self._redirects = 0
+        self._refusals: Counter[str] = Counter()
 
     def run(self, fleet: Fleet) -> None:
         """Send tracks to the engines of a fleet until stopped, then close the socket."""
         try:
             while not self._stopping.is_set():
                 if self._socket.poll(POLL_MS):
-                    self._receive_some()
+                    self._receive_some(fleet)
                 if self._waiting:
                     self._answer_waiting(fleet.places(), time.monotonic())
         finally:
@@ -89,24 +92,45 @@ class Gateway:
         """Make `run` return. Any thread, also a signal handler."""
         self._stopping.set()
 
-    def _receive_some(self) -> None:
+    def _receive_some(self, fleet: Fleet) -> None:
         for _ in range(MESSAGES_AT_ONCE):
             received = self._sockets.receive(self._socket)
             if received is None:
                 return
-            routing_id, parts, user, _ = received
             try:
-                self._accounts.of(user or routing_id).meter.admit(sum(len(part) for part in parts))
-                if self._sockets.gate and not self._sockets.gate.is_allowed(user):
-                    self._sockets.cut(self._socket, received)
-                    raise DemonError("E_KEYS", "this key is not allowed any more")
-                header = decode(parts, rate=MAX_RATE, lane_count=0).header
-                if not isinstance(header, m.Hello):
-                    raise DemonError("E_UNKNOWN_TRACK", "say hello first")
-                self._waiting[routing_id] = time.monotonic()
+                self._receive(received, fleet)
             except DemonError as error:
+                self._refusals[error.code] += 1
                 if error.code != "E_RATE":
-                    send_packet(self._socket, routing_id, Packet(m.Error(error.code, error.message[:256], 0)))
+                    answer = m.Error(error.code, error.message[:256], 0)
+                    send_packet(self._socket, received.routing_id, Packet(answer))
+
+    def _receive(self, received: Received, fleet: Fleet) -> None:
+        routing_id, parts, user, _ = received
+        account = self._accounts.of(user or routing_id)
+        account.meter.admit(sum(len(part) for part in parts))
+        if self._sockets.gate and not self._sockets.gate.is_allowed(user):
+            self._sockets.cut(self._socket, received)
+            raise DemonError("E_KEYS", "this key is not allowed any more")
+        match decode(parts, rate=MAX_RATE, lane_count=0).header:
+            case m.Hello():
+                self._waiting[routing_id] = time.monotonic()
+            case m.Status():
+                account.ask()
+                send_packet(self._socket, routing_id, Packet(write_report(self._report(fleet.places()))))
+            case _:
+                raise DemonError("E_UNKNOWN_TRACK", "say hello first")
+
+    def _report(self, places: Sequence[Place]) -> GatewayReport:
+        return GatewayReport(
+            server=SERVER,
+            process=this_process(),
+            redirects=self._redirects,
+            refusals=dict(self._refusals),
+            engines=[
+                PlaceReport(place.endpoint, place.key or self._key, place.tracks, place.capacity) for place in places
+            ],
+        )
 
     def _answer_waiting(self, places: Sequence[Place], now: float) -> None:
         for routing_id, since in list(self._waiting.items()):
@@ -125,6 +149,7 @@ class Gateway:
             )
             return
         log.info("track %s goes to %s", short_id(routing_id), place.endpoint)
+        self._redirects += 1
         self._sent[routing_id] = place.endpoint, now
         self._sent.move_to_end(routing_id)
         while len(self._sent) > REMEMBERED:

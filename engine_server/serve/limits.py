@@ -16,6 +16,8 @@ from shared_protocol.errors import DemonError
 
 MIB = 2**20
 Clock = Callable[[], float]
+QUESTIONS_PER_S, QUESTIONS_AT_ONCE = 5.0, 10.0
+"""Of one client: each is answered with a report, which takes a millisecond or more."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,12 @@ class Account:
         self.meter = Meter(limits, clock)
         """For messages of routing ids that are no track."""
         self._limits, self._clock = limits, clock
+        self._questions = TokenBucket(QUESTIONS_PER_S, QUESTIONS_AT_ONCE, clock)
+
+    def ask(self) -> None:
+        """Count a `status`. Raises DemonError `E_RATE` for one too many."""
+        if not self._questions.take():
+            raise DemonError("E_RATE", f"more than {QUESTIONS_PER_S:g} questions per second: ask less often")
 
     def open_track(self) -> Meter:
         """A place for one more track, and the meter of its traffic. Raises DemonError `E_BUSY`."""
@@ -126,7 +134,7 @@ class Account:
 
     def is_idle(self) -> bool:
         """Whether forgetting it would change nothing."""
-        return not self.tracks and self.meter.is_idle()
+        return not self.tracks and self.meter.is_idle() and self._questions.is_full()
 
 
 class Accounts:

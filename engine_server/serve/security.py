@@ -9,7 +9,6 @@ without CURVE can claim any user id.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from engine_server.serve.endpoint import LOOPBACK
+from engine_server.serve.endpoint import parse_endpoint
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.logs import hide
 from shared_protocol.errors import DemonError
@@ -27,7 +26,8 @@ HANDSHAKE_MS = 5_000
 """A connection that has not shown a key by then is closed. Two round trips are enough; a slow satellite needs 2 s."""
 RELOAD_S = 1.0
 REFUSALS_LOGGED_EVERY_S = 10.0
-BEYOND = re.compile(r"tcp://(?P<host>\*|[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(%\w+)?\]):(?P<port>\d{1,5}|\*)")
+THIS_MACHINE = "(this machine)"
+"""Who comes with the server's own key, which is always allowed; no client can have this name."""
 log = logging.getLogger("demon.security")
 
 
@@ -37,13 +37,13 @@ def check_bind(endpoint: str, store: KeyStore) -> bool:
     Raises DemonError `E_BIND` for other addresses while no client has a key, and for what is no address; `E_KEYS` for key
     files that cannot be trusted.
     """
-    if LOOPBACK.fullmatch(endpoint):
-        return False
-    address = BEYOND.fullmatch(endpoint)
+    address = parse_endpoint(endpoint)
     if address is None:
         raise DemonError("E_BIND", f"{endpoint!r} is no address to listen on; give tcp://ADDRESS:PORT")
+    if address.is_loopback:
+        return False
     if not store.clients():
-        port = address["port"] if address["port"] != "*" else "PORT"
+        port = address.port or "PORT"
         raise DemonError(
             "E_BIND",
             f"{endpoint} can be reached from other machines, and no client has a key; for each client run "
@@ -93,6 +93,7 @@ class Gate:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
+        self._own = store.server().public
         self._names = {client.public: client.name for client in store.clients()}
         self._seen = self._complained_of = store.clients_stamp()
         self._looked_at = clock()
@@ -115,6 +116,10 @@ class Gate:
     def is_allowed(self, user: str) -> bool:
         """Whether a user id, as `user_of` gives it, is of an allowed client now. Looks at the file at most once a second."""
         return self._find(user, at_once=False) is not None
+
+    def is_own(self, user: str) -> bool:
+        """Whether it is the server's own key: of whoever may read the server's files."""
+        return user == self._own
 
     def name_of(self, user: str) -> str:
         """What the client is called here, or the first digits of its key: for logs."""
@@ -140,7 +145,7 @@ class Gate:
             if at_once or now - self._looked_at >= RELOAD_S:
                 self._looked_at = now
                 self._reload()
-            return self._names.get(public)
+            return THIS_MACHINE if public == self._own else self._names.get(public)
 
     def _reload(self) -> None:
         stamp = self._store.clients_stamp()

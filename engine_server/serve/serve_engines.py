@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine_server.serve.fleet import LocalFleet
 from engine_server.serve.gateway import Gateway
 from shared_protocol.errors import DemonError
 
 
-def serve_engines(endpoint: str, count: int, options: Sequence[str]) -> None:
-    """Serve until SIGINT or SIGTERM. options: those of `demon serve`, for each engine. Raises DemonError `E_BIND`, `E_ENGINE`."""
+def serve_engines(
+    endpoint: str, count: int, options: Sequence[str], *, on_serving: Callable[[str], None] = lambda where: None
+) -> None:
+    """Serve until SIGINT or SIGTERM. options: those of `demon serve`, for each engine; on_serving hears where, on some thread.
+
+    Raises DemonError `E_BIND`, `E_ENGINE`.
+    """
     gateway = Gateway(
         endpoint
     )  # before anything is loaded: a port that is taken is told at once, and an early hello waits
@@ -26,6 +31,7 @@ def serve_engines(endpoint: str, count: int, options: Sequence[str]) -> None:
     def announce() -> None:
         if fleet.wait():
             print(f"serving {gateway.endpoint} {count} engines", flush=True)
+            on_serving(gateway.endpoint)
         else:
             failed.set()
             gateway.stop()

@@ -13,12 +13,15 @@ import msgspec
 import zmq
 
 from engine_server.serve.client import Client
+from engine_server.serve.clients import MAX_TRACKS, Clients
 from engine_server.serve.keys import KeyStore
-from engine_server.serve.limits import Accounts, Limits, TokenBucket
+from engine_server.serve.limits import Limits, TokenBucket
 from engine_server.serve.logs import short_id
+from engine_server.serve.reporter import Reporter
 from engine_server.serve.security import check_bind
 from engine_server.serve.sockets import Received, ServerSockets, send_packet, send_parts
 from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Reloaded, Seat, Worker
+from engine_server.status.report import write_report
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
@@ -27,10 +30,8 @@ from shared_protocol.codec import Packet, decode, version_mismatch
 from shared_protocol.errors import DemonError
 from shared_protocol.timebase import MAX_RATE, MIN_RATE
 
-MAX_TRACKS = 64
 MAX_HELD_BYTES = 2**30
 """Of all tracks: messages that wait for the engine's thread."""
-FORGET_AFTER_S = 30.0
 POLL_MS = 250
 CONTROL_AT_ONCE, AUDIO_AT_ONCE = 256, 32
 """Messages that are received before anything else is looked at: control is small, and never waits behind much audio."""
@@ -66,13 +67,11 @@ class Server:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self.checkpoint, self.backend = engine.checkpoint, engine.backend
-        self._clients: dict[bytes, Client] = {}
-        self._by_ticket: dict[bytes, Client] = {}
-        """Clients by the routing id of their audio socket."""
         self._limits = limits or Limits()
-        self._accounts = Accounts(self._limits)
+        self._clients = Clients(self._limits)
         self._complaints = TokenBucket(COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE)
         self._worker = Worker(engine, self._emit)
+        self._reporter = Reporter(self._worker)
         self._on_tracks = on_tracks
         self._told_tracks = -1
         self._load: Callable[[], Engine] | None = None
@@ -80,6 +79,7 @@ class Server:
     def run(self) -> None:
         """Serve until stopped; then tell the clients, and close everything."""
         self._worker.start()
+        self._reporter.begin()
         control, audio = self._sockets.control, self._sockets.audio
         has_more = False
         try:
@@ -95,7 +95,7 @@ class Server:
                 self._forget_silent()
                 self._tell_tracks()
         finally:
-            for client in self._clients.values():
+            for client in self._clients:
                 send_packet(control, client.routing_id, Packet(m.Closing("the engine stops")))
             self._worker.stop()
             self._sockets.close()
@@ -116,8 +116,9 @@ class Server:
     def _end_reload(self, engine: Engine) -> None:
         """Tell every track to say hello again."""
         self.checkpoint, self.backend = engine.checkpoint, engine.backend
-        for client in list(self._clients.values()):
-            self._forget(client)
+        self._reporter.reloads += 1
+        for client in self._clients:
+            self._clients.forget(client)
             self._post(client, Packet(m.Bye()))  # its hello may have reached the new engine already
             send_packet(self._sockets.control, client.routing_id, Packet(m.Closing("the engine was loaded anew")))
         log.info("%s %s serves from now on", engine.checkpoint.name, engine.checkpoint.content_hash[:12])
@@ -138,11 +139,11 @@ class Server:
     def _receive(self, socket: zmq.Socket, received: Received) -> None:
         routing_id, parts, user, _ = received
         is_audio = socket is self._sockets.audio
-        client = (self._by_ticket if is_audio else self._clients).get(routing_id)
+        client = self._clients.find(routing_id, is_audio=is_audio)
         epoch, size = 0, sum(len(part) for part in parts)
         try:
             self._check_user(socket, received, client)
-            (client.meter if client else self._accounts.of(user or routing_id).meter).admit(size)
+            self._clients.meter(routing_id, user, client).admit(size)
             rate, lane_count = (client.hello.rate, len(client.hello.lanes)) if client else (MAX_RATE, 0)
             packet = decode(parts, rate=rate, lane_count=lane_count)
             epoch = getattr(packet.header, "epoch", 0)
@@ -150,6 +151,8 @@ class Server:
                 raise DemonError("E_UNKNOWN_MESSAGE", "this message belongs to the other socket")
             if isinstance(packet.header, m.Hello):
                 self._greet(routing_id, user, client, packet.header)
+            elif isinstance(packet.header, m.Status):
+                self._tell_state(routing_id, user)
             elif client is None:
                 raise DemonError("E_UNKNOWN_TRACK", "say hello first")
             else:
@@ -171,7 +174,7 @@ class Server:
         if not gate.is_allowed(user):
             self._sockets.cut(socket, received)
             if client and client.user == user:
-                self._forget(client)
+                self._clients.forget(client)
                 self._post(client, Packet(m.Bye()))
             raise DemonError("E_KEYS", "this key is not allowed any more")
         if client and client.user != user:
@@ -181,6 +184,7 @@ class Server:
         self, socket: zmq.Socket, routing_id: bytes, client: Client | None, error: DemonError, epoch: int
     ) -> None:
         """Say what is wrong: by the control socket, if the client is known. A flood is not answered message by message."""
+        self._reporter.refusals[error.code] += 1
         may_complain = self._complaints.take()
         if may_complain:
             log.warning("track %s: %s", client.track_id if client else short_id(routing_id), error)
@@ -206,7 +210,7 @@ class Server:
             case m.Drop(epoch):
                 client.drop(epoch)
             case m.Bye():
-                self._forget(client)
+                self._clients.forget(client)
                 log.info("track %s left", client.track_id)
         if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
             self._check_waiting(client.routing_id, size, is_feed=frames > 0)
@@ -239,22 +243,27 @@ class Server:
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
         self._check_waiting(routing_id, 0, is_feed=False)  # also of one that comes and goes
         if old:
-            self._forget(old)
+            self._clients.forget(old)
             self._post(old, Packet(m.Bye()))
-        elif len(self._clients) >= MAX_TRACKS:
-            raise DemonError("E_BUSY", f"this server takes {MAX_TRACKS} tracks")
-        account = self._accounts.of(user or routing_id)
-        meter = account.open_track()
-        # A new hello does not make up for what came before it.
-        client = Client(
-            routing_id, hello, time.monotonic(), user=user, meter=old.meter if old else meter, account=account
-        )
-        self._clients[routing_id] = self._by_ticket[client.audio_id] = client
+        client = self._clients.open(routing_id, user, hello, time.monotonic(), old=old)
         log.info("track %s: %s at %d Hz", client.track_id, hello.client, hello.rate)
         self._post(client, Packet(hello), Seat(client.ticket, hello.packing))
 
+    def _tell_state(self, routing_id: bytes, user: str) -> None:
+        """Answer a `status`: of the tracks of other keys only those may know who have the server's own."""
+        self._clients.account(routing_id, user).ask()
+        gate = self._sockets.gate
+        report = self._reporter.report(
+            self.checkpoint,
+            self.backend,
+            self._clients,
+            may_tell=lambda client: gate is None or gate.is_own(user) or client.user == user,
+            name_of=lambda key: gate.name_of(key) if gate else "",
+        )
+        send_packet(self._sockets.control, routing_id, Packet(write_report(report)))
+
     def _take_events(self) -> None:
-        by_track = {client.track_id: client for client in self._clients.values()}
+        by_track = {client.track_id: client for client in self._clients}
         while not self._events.empty():
             event = self._events.get()
             if isinstance(event.what, Reloaded):
@@ -269,7 +278,7 @@ class Server:
             else:
                 send_packet(self._sockets.control, client.routing_id, Packet(event.what))
             if event.ends_track:
-                self._forget(client)
+                self._clients.forget(client)
 
     def _send_windows(self) -> bool:
         """Send each client the next window that it has credit for. Whether any was sent: then there may be more.
@@ -277,7 +286,7 @@ class Server:
         One each, since packing takes a millisecond or two: however many wait, control messages come in between.
         """
         has_sent = False
-        for client in self._clients.values():
+        for client in self._clients:
             window = client.due()
             if window and send_parts(self._sockets.audio, client.audio_id, client.encoded(window)):
                 client.mark_sent(window, time.monotonic())
@@ -290,15 +299,8 @@ class Server:
             if self._on_tracks:
                 self._on_tracks(self._told_tracks, MAX_TRACKS)
 
-    def _forget(self, client: Client) -> None:
-        """A client has gone; the engine is told by whoever calls this."""
-        client.account.close_track()
-        self._clients.pop(client.routing_id, None)
-        self._by_ticket.pop(client.audio_id, None)
-
     def _forget_silent(self) -> None:
-        now = time.monotonic()
-        for client in [c for c in self._clients.values() if now - c.last_heard > FORGET_AFTER_S]:
+        for client in self._clients.silent(time.monotonic()):
             log.info("track %s fell silent", client.track_id)
-            self._forget(client)
+            self._clients.forget(client)
             self._post(client, Packet(m.Bye()))

@@ -16,6 +16,7 @@ RATE = 48_000
 
 
 def warm_up(engine: Engine) -> None:
-    """Bounce one frame of silence in one step. Raises DemonError, and whatever the engine fails with."""
+    """Bounce one frame of silence in one step, which is not counted. Raises DemonError, and whatever the engine fails with."""
     silence = np.zeros((CHANNELS, samples_per_frame(RATE)), dtype=np.float32)
     render(engine, silence, RATE, build_table({}, 1), make_config(steps=1))
+    engine.count_anew()

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from engine_server import __version__
 from engine_server.serve.inbox import Inbox
+from engine_server.status.report import SERVER
 from engine_server.tracks.engine import AnyTrack, Engine
 from engine_server.tracks.lanes import lane_costs
 from engine_server.tracks.loop_track import LoopTrack
+from engine_server.tracks.stats import TrackStats
 from engine_server.tracks.track import Track
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
@@ -28,6 +29,7 @@ INPUT_CREDIT = 250
 """Frames that a client may feed beyond what was taken: ten seconds, 3.8 MB at 48 kHz. Taken is what the engine's thread has seen,
 so a credit must last for a tick of the slowest engine at the pace of the fastest bounce."""
 PROGRESS_EVERY_S = 0.25
+PUBLISH_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
 SHORTEST_PASS_S = 0.02
 """Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
@@ -76,6 +78,18 @@ class Reloaded:
     engine: Engine
 
 
+@dataclass(frozen=True)
+class Vitals:
+    """How the engine was a moment ago. cpu_s: of its thread; for step_s, see `Engine.step_s`."""
+
+    depth: int = 0
+    cpu_s: float = 0.0
+    step_s: float = 0.0
+    ticks_per_s: float = 0.0
+    total: TrackStats = field(default_factory=TrackStats)
+    tracks: Mapping[str, TrackStats] = field(default_factory=dict)
+
+
 class Worker:
     """Owns the engine. `start` and `stop` may be called from any thread; `_` methods run on the worker's own."""
 
@@ -88,6 +102,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.positions: dict[str, m.Pong] = {}
         """What a ping of a track is answered with, but for its number. Values are replaced whole, so any thread may read them."""
+        self.vitals = Vitals(engine.depth)
+        """Replaced whole, every quarter of a second while there is work; any thread may read it."""
+        self._published_at = 0.0
 
     def start(self) -> None:
         """Start the thread."""
@@ -111,6 +128,7 @@ class Worker:
             self._take_messages()
             if self._engine.has_work():
                 self._step()
+            self._publish()
 
     def _take_messages(self) -> None:
         """Apply what has come, one message of each client in turn, for no longer than a step takes; then tell what was fed."""
@@ -127,6 +145,16 @@ class Worker:
             item = self.inbox.take(0.0) if time.monotonic() < until else None
         for track in fed & self.positions.keys():
             self._emit(Event(track, self.positions[track]))
+
+    def _publish(self) -> None:
+        now, engine = time.monotonic(), self._engine
+        if now - self._published_at < PUBLISH_EVERY_S:
+            return
+        self._published_at = now
+        ticks_per_s, _ = engine.rhythm("")
+        self.vitals = Vitals(
+            engine.depth, time.thread_time(), engine.step_s, ticks_per_s, engine.total(), engine.stats()
+        )
 
     def _reload(self, item: Reload) -> None:
         try:
@@ -223,7 +251,7 @@ class Worker:
                     ticket=seat.ticket,
                     credit=INPUT_CREDIT,
                     packing=seat.packing,
-                    server=f"demon-bridge {__version__}",
+                    server=SERVER,
                     checkpoint=checkpoint.name,
                     checkpoint_hash=checkpoint.content_hash,
                     backend=self._engine.backend,
@@ -260,6 +288,8 @@ class Worker:
 
     def _report_progress(self) -> None:
         now = time.monotonic()
+        if all(now - self._progress_at.get(track, 0.0) < PROGRESS_EVERY_S for track in self._engine.tracks):
+            return
         for p in self._engine.progress():
             if now - self._progress_at.get(p.hop.track, 0.0) >= PROGRESS_EVERY_S:
                 self._progress_at[p.hop.track] = now

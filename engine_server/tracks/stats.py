@@ -23,6 +23,17 @@ class TrackStats:
     slot_ticks: int = 0
     """Steps of denoising made for the track: what it has used of the ring."""
 
+    def __add__(self, other: TrackStats) -> TrackStats:
+        """Of both."""
+        return TrackStats(
+            generations=self.generations + other.generations,
+            misses=self.misses + other.misses,
+            worst_lateness_s=max(self.worst_lateness_s, other.worst_lateness_s),
+            skipped=self.skipped + other.skipped,
+            slots=self.slots + other.slots,
+            slot_ticks=self.slot_ticks + other.slot_ticks,
+        )
+
     def finished(self, lateness_s: float) -> TrackStats:
         """With another generation, that much after its deadline; 0 or less, also minus infinity, is in time."""
         return replace(

@@ -147,6 +147,8 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "redirect", Packet(m.Redirect("tcp://10.0.0.7:47810", "".join(chr(33 + 2 * k) for k in range(40)))), 48000, 0
     yield "redirect_no_key", Packet(m.Redirect("tcp://127.0.0.1:5", "")), 48000, 0
     yield "closing", Packet(m.Closing("the engine is loaded anew")), 48000, 0
+    yield "status", Packet(m.Status()), 48000, 0
+    yield "state", Packet(m.State('{"kind":"gateway","server":"demon-bridge \u266a","engines":[]}')), 48000, 0
     yield "error", Packet(m.Error("E_FEED_GAP", "frame 12 came where 10 was expected", 4)), 48000, 0
     yield from unpacked_messages()
 
@@ -270,6 +272,7 @@ def invalid_messages() -> Iterator[tuple[str, list[bytes], str, int, int]]:
         2,
     )
     yield "bad_redirect_key", [header(type="redirect", endpoint="tcp://x:1", key="short")], "E_FIELD", 48000, 0
+    yield "bad_report", [header(type="state", report="{")], "E_FIELD", 48000, 0
     yield "bad_redirect_endpoint", [header(type="redirect", endpoint="", key="")], "E_FIELD", 48000, 0
     yield from badly_packed_messages()
 

@@ -155,6 +155,10 @@ class Rig:
         self.server._receive(socket, Received(name, parts, "", -1))
         self.look()
 
+    def client_of(self, peer):
+        """What the server knows of a peer, None if nothing."""
+        return self.server._clients.find(peer.name, is_audio=False)
+
     def look(self):
         """What the socket's thread does at every turn besides receiving."""
         self.server._take_events()

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from engine_server.serve.server import FORGET_AFTER_S, MAX_WAITING, MAX_WAITING_FRAMES
+from engine_server.serve.clients import FORGET_AFTER_S
+from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES
 from engine_server.tracks.track import MAX_FRAMES_HELD
 from shared_protocol import messages as m
 
@@ -146,7 +147,7 @@ class Connection(RuleBasedStateMachine):
     def pings(self, epoch, wanted, wrong, arrives):
         epoch = max(0, self.epoch + epoch)
         header = m.Ping(1, epoch, wanted, max(0, self.received + wrong))
-        if arrives and self.rig.server._clients.get(self.peer.name):
+        if arrives and self.rig.client_of(self.peer):
             self._seen().acknowledge(epoch, wanted)
         self.peer.send(header, arrives=arrives)
 
@@ -154,7 +155,7 @@ class Connection(RuleBasedStateMachine):
     def acknowledges_what_it_has(self, epoch):
         epoch = max(0, self.epoch + epoch)
         wanted = self._seen().ends.get(epoch, 0)
-        if self.rig.server._clients.get(self.peer.name):
+        if self.rig.client_of(self.peer):
             self._seen().acknowledge(epoch, wanted)
         self.peer.send(m.Ping(2, epoch, wanted, self.received))
 
@@ -221,9 +222,9 @@ class Connection(RuleBasedStateMachine):
             self.rig.clock.now += 1.0
             self.rig.settle()
             self.honest.live()
-        assert self.peer.name not in self.rig.server._clients
+        assert self.rig.client_of(self.peer) is None
         self.rig.settle()
-        assert list(self.rig.engine.tracks) == [self.rig.server._clients[self.honest.peer.name].track_id]
+        assert list(self.rig.engine.tracks) == [self.rig.client_of(self.honest.peer).track_id]
 
     @rule()
     def all_is_done(self):
@@ -256,12 +257,12 @@ class Connection(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         server, inbox = self.rig.server, self.rig.worker.inbox
-        assert len(server._clients) == len(server._by_ticket) <= 2
+        assert len(server._clients) == len(server._clients._by_audio_id) <= 2
         for name in (self.peer.name, self.honest.peer.name):
             waiting = inbox.waiting(name)
             assert waiting.messages <= MAX_WAITING + 2
             assert waiting.frames < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
-        for client in server._clients.values():
+        for client in server._clients:
             assert client.frames_in_flight <= max(client.hello.credit, LARGEST_WINDOW)
             assert client.frames_held <= 2 * MAX_FRAMES_HELD
         for track in self.rig.engine.tracks.values():
@@ -272,7 +273,7 @@ class Connection(RuleBasedStateMachine):
 
     def _tracks_have_clients(self):
         """The engine makes nothing for whoever has left."""
-        known = {client.track_id for client in self.rig.server._clients.values()}
+        known = {client.track_id for client in self.rig.server._clients}
         assert set(self.rig.engine.tracks) == known
         assert set(self.rig.worker.positions) == known
         assert not self.rig.worker.inbox._queues

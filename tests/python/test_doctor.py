@@ -18,19 +18,19 @@ from track_rig import write_lora
 from typer.testing import CliRunner
 
 from engine_server.cli import app
-from engine_server.doctor import ports as ports_module
 from engine_server.doctor.finding import Finding, Status, fail, ok, run_checks, warn
 from engine_server.doctor.gpu import check_gpu
 from engine_server.doctor.keys import check_keys
 from engine_server.doctor.model import check_lora_folders, check_model
 from engine_server.doctor.plugin import BUNDLE, check_plugin
-from engine_server.doctor.ports import ask_greeting, check_ports, find_holder
+from engine_server.doctor.ports import check_ports, find_holder
 from engine_server.doctor.report import all_checks, examine
 from engine_server.doctor.rows import dependent_rows
 from engine_server.doctor.software import check_environment, check_packages, check_python
 from engine_server.doctor.system import FREE_NEEDED, FREE_WANTED, check_disk, check_limits
-from engine_server.serve import handles
+from engine_server.serve import greeting, handles
 from engine_server.serve.credentials import new_client
+from engine_server.serve.greeting import ask_greeting
 from engine_server.serve.keys import KeyStore, make_pair
 from shared_protocol.errors import DemonError
 
@@ -292,7 +292,7 @@ def test_an_engine_that_serves_is_told_with_its_mechanism(keys):
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", b"\xff" * 64])
 def test_a_port_that_something_else_holds_is_a_failure(answer, monkeypatch):
-    monkeypatch.setattr(ports_module, "ANSWER_S", 1.0)
+    monkeypatch.setattr(greeting, "ANSWER_S", 1.0)
     port = free_port()
     with socket.create_server(("127.0.0.1", port)) as other:
 

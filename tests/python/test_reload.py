@@ -108,7 +108,8 @@ def test_a_hello_that_crosses_a_reload_leaves_no_track_behind(tiny):
         server._events.put(Event("", Reloaded(server._worker._engine)))
         server._take_events()
         server._worker._take_messages()
-        assert server._clients == server._by_ticket == {}
+        assert not list(server._clients)
+        assert not server._clients._by_audio_id
         assert server._worker._engine.tracks == {}
     finally:
         server._sockets.close()

@@ -362,9 +362,9 @@ def test_a_second_hello_gets_nothing_of_the_first(tiny):
 
     try:
         server._greet(routing_id, "", None, hello)
-        first = server._clients[routing_id]
+        first = server._clients.find(routing_id, is_audio=False)
         server._greet(routing_id, "", first, hello)
-        second = server._clients[routing_id]
+        second = server._clients.find(routing_id, is_audio=False)
         finish_for(first)
         assert second.due() is None
         finish_for(second)
@@ -481,7 +481,7 @@ def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
     hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
     try:
         server._greet(routing_id, "", None, hello)
-        client = server._clients[routing_id]
+        client = server._clients.find(routing_id, is_audio=False)
         lanes = np.full((64, 1), 0.6, dtype=np.float32)
         feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
         for _ in range(MAX_WAITING_FRAMES // 64 + 1):
@@ -499,7 +499,7 @@ def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(tiny):
     inbox = server._worker.inbox
     try:
         server._greet(routing_id, "", None, hello)
-        client = server._clients[routing_id]
+        client = server._clients.find(routing_id, is_audio=False)
         lanes = np.full((64, 1), 0.6, dtype=np.float32)
         feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
         while inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES:
@@ -509,10 +509,11 @@ def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(tiny):
         before = inbox.waiting(routing_id).messages
         server._handle(client, Packet(m.Bye()), 0)
         assert inbox.waiting(routing_id).messages == before + 1
-        assert server._clients == server._by_ticket == {}
+        assert not list(server._clients)
+        assert not server._clients._by_audio_id
         while inbox.waiting(routing_id).messages < MAX_WAITING:
             server._greet(routing_id, "", None, hello)
-            server._handle(server._clients[routing_id], Packet(m.Bye()), 0)
+            server._handle(server._clients.find(routing_id, is_audio=False), Packet(m.Bye()), 0)
         with pytest.raises(DemonError, match="E_LIMIT"):
             server._greet(routing_id, "", None, hello)
     finally:

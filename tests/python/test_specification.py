@@ -11,7 +11,8 @@ import pytest
 from transcript import parse_fields
 
 import shared_protocol
-from engine_server.serve import client, server, sockets, worker
+from engine_server.serve import client, clients, server, sockets, worker
+from engine_server.serve.limits import QUESTIONS_AT_ONCE, QUESTIONS_PER_S
 from engine_server.tracks.track import MAX_FRAMES_HELD
 from shared_protocol import messages as m
 from shared_protocol.codec import encode
@@ -192,15 +193,16 @@ def test_codes_that_the_text_names_are_in_the_table(code):
 
 def test_the_limits_and_times_are_those_of_the_code():
     limit = dict(re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| [^|]*E_[^|]* \|$", section(5), re.M))
-    assert limit["tracks of a server"] == str(server.MAX_TRACKS)
+    assert limit["tracks of a server"] == str(clients.MAX_TRACKS)
     assert limit["unfinished epochs of a track"] == str(m.MAX_OPEN_EPOCHS)
     assert limit["messages of a track that wait for the engine"] == str(server.MAX_WAITING)
     assert limit["frames of a stream's input that a track holds"] == str(MAX_FRAMES_HELD)
     assert limit["frames of windows that wait for a client"] == str(MAX_FRAMES_HELD)
     assert server.MAX_WAITING_FRAMES == 2 * worker.INPUT_CREDIT
     assert (sockets.MAX_CONTROL_BYTES, sockets.MAX_AUDIO_BYTES) == (64 * 2**10, 4 * 2**20)
+    assert f"at most {QUESTIONS_PER_S:g} times a second ({QUESTIONS_AT_ONCE:g} at once)" in section(3)
     times = {(float(s), who) for s, who in re.findall(r"^\| ([\d.]+) s \| (\w+) \|", section(5), re.M)}
-    ours = (worker.PROGRESS_EVERY_S, client.RESEND_AFTER_S, server.FORGET_AFTER_S)
+    ours = (worker.PROGRESS_EVERY_S, client.RESEND_AFTER_S, clients.FORGET_AFTER_S)
     assert {(seconds, "server") for seconds in ours} == {time for time in times if time[1] == "server"}
     assert (sockets.FAREWELL_MS / 1000, "both") in times
     link = (ROOT / "plugin" / "link" / "LinkTimes.h").read_text(encoding="utf-8")

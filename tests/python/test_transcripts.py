@@ -33,7 +33,8 @@ class InProcess:
 
     def kill(self):
         """End without a farewell."""
-        self._server._clients = {}
+        for client in self._server._clients:
+            self._server._clients.forget(client)
         self.stop()
 
     def stop(self):

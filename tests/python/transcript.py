@@ -84,6 +84,7 @@ class Replay:
         self._server = server
         self._names = dict(names)
         """Values that have a name."""
+        self._hello = {"rate": 48_000}
         self._context = zmq.Context()
         self._id = b"c" + os.urandom(16)
         self._open_sockets()

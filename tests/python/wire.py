@@ -16,6 +16,7 @@ import numpy as np
 import zmq
 
 from engine_server.serve.endpoint import audio_endpoint
+from engine_server.status.ask import Keys
 from engine_server.tracks.references import reference_hash
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
@@ -102,6 +103,7 @@ class WireClient:
         lanes: tuple[str, ...] = ("denoise",),
         credit: int = 250,
         routing_id: bytes | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self.rate, self.lanes, self.credit = rate, lanes, credit
         self.packing: m.Packing = "none"
@@ -110,6 +112,7 @@ class WireClient:
         self.frames = 0
         """Frames of windows that have come since the last welcome."""
         self._home = self._endpoint = endpoint
+        self._keys = keys
         self._context = zmq.Context()
         self._control = self._open(self.routing_id, endpoint)
         self._audio: zmq.Socket | None = None
@@ -120,6 +123,10 @@ class WireClient:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         socket.setsockopt(zmq.LINGER, 0)
+        if self._keys:
+            socket.curve_serverkey = self._keys.server.encode()
+            socket.curve_publickey = self._keys.own.public.encode()
+            socket.curve_secretkey = self._keys.own.secret.encode()
         socket.connect(endpoint)
         return socket
 

@@ -25,6 +25,7 @@ inline constexpr std::int64_t kMaxReferenceSamples = 60LL * 192000;
 inline constexpr std::int64_t kMaxReferencePiece = 65536;
 inline constexpr std::size_t kLoraSlots = 4;
 inline constexpr std::size_t kMaxCatalogue = 256;                     ///< LoRAs of an engine
+inline constexpr std::size_t kMaxReportBytes = 60000;                 ///< of a `state`
 inline constexpr std::int64_t kMaxClipFrames = std::int64_t{1} << 24; ///< an edit names frames in binary32
 
 /// Names of the protocol's errors (SPEC.md, section 6).
@@ -250,6 +251,13 @@ struct Bye
     template <class Visitor, class Self> static void visit(Visitor&, Self&) {}
 };
 
+/// How is the engine? For tools; a plugin asks with pings.
+struct Status
+{
+    static constexpr const char* type = "status";
+    template <class Visitor, class Self> static void visit(Visitor&, Self&) {}
+};
+
 // --- from the server -------------------------------------------------------------------------------------------------
 
 struct Welcome
@@ -422,6 +430,18 @@ struct Closing
     }
 };
 
+/// Answers a status.
+struct State
+{
+    static constexpr const char* type = "state";
+    std::string report; ///< a JSON object
+
+    template <class Visitor, class Self> static void visit(Visitor& v, Self& self)
+    {
+        v.text("report", self.report, 2, kMaxReportBytes);
+    }
+};
+
 struct Error
 {
     static constexpr const char* type = "error";
@@ -436,8 +456,8 @@ struct Error
     }
 };
 
-using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Welcome, Configured,
-                             Window, Edited, Referenced, Progress, Pong, Redirect, Closing, Error>;
+using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Status, Welcome,
+                             Configured, Window, Edited, Referenced, Progress, Pong, Redirect, Closing, State, Error>;
 
 /// What carries audio. Its `packing` says how, when decoded; how it shall be, when encoded.
 template <class M>
