@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,6 +60,10 @@ def start(
     model: Model = "embedded",
     depth: Depth = 4,
     loras: Loras = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="PORT or HOST:PORT for Prometheus metrics, without keys; loopback unless a host is given."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every coming and going.")] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="text, or json: an object per line.")] = "text",
 ) -> None:
@@ -73,7 +77,8 @@ def start(
     from engine_server.serve.security import check_bind
 
     need = Need(cpus, gpus)
-    has_keys = check_bind(endpoint, KeyStore())
+    store = KeyStore()
+    gateway_key = store.server().public if check_bind(endpoint, store) else ""
     level = logging.INFO if verbose else logging.WARNING
     configure_logging(level, log_format)
     raise_handle_limit()
@@ -83,11 +88,17 @@ def start(
         loras=tuple(str(folder.absolute()) for folder in loras or []),
         threads=cpus,
         first_port=first_port,
-        has_keys=has_keys,
+        gateway_key=gateway_key,
         log_level=level,
         log_format=log_format,
     )
-    serve_cluster(address, endpoint, engines, need, settings)
+    with ExitStack() as stack:
+        serving: list[str] = []
+        if metrics is not None:
+            from engine_server.status.metrics import ask_own, serve_metrics
+
+            stack.callback(serve_metrics(metrics, ask_own(lambda: serving[0] if serving else "")))
+        serve_cluster(address, endpoint, engines, need, settings, on_serving=serving.append)
 
 
 @cluster_app.command()

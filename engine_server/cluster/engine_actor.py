@@ -33,7 +33,7 @@ class EngineSettings:
     """What all engines of a cluster have in common. model, loras: as `demon serve` has them, looked for on each node.
 
     threads: to compute with, the same for all, as bits may depend on it. first_port: where the search for two free ports begins;
-    0 takes any. has_keys: only clients that the gateway names get in; always so beyond loopback.
+    0 takes any. gateway_key: the gateway's public key, empty on loopback, where nobody needs one.
     """
 
     model: str
@@ -41,7 +41,7 @@ class EngineSettings:
     loras: tuple[str, ...]
     threads: int
     first_port: int
-    has_keys: bool
+    gateway_key: str
     log_level: int = logging.WARNING
     log_format: str = "text"
 
@@ -53,7 +53,7 @@ class EngineActor:
         from engine_server.cluster.node_keys import NodeKeys
 
         self._settings, self._host = settings, host
-        self._keys = NodeKeys() if settings.has_keys else None
+        self._keys = NodeKeys(settings.gateway_key) if settings.gateway_key else None
         self._has_clients = threading.Event()
         """The gateway has said who is allowed. Not before that does an engine with keys listen."""
         self._leaving = threading.Event()
@@ -127,7 +127,7 @@ class EngineActor:
         from engine_server.serve.security import check_bind
         from engine_server.serve.server import Server
 
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        host = self._host
         if self._keys:
             check_bind(f"tcp://{host}:*", self._keys)
         first = self._settings.first_port

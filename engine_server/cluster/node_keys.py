@@ -14,8 +14,12 @@ class NodeKeys(KeyStore):
     The pair is that of the node's user, as `demon keys show` there names it, and made when it is first needed.
     """
 
-    _clients: tuple[AllowedClient, ...] = ()
-    _version = 0
+    def __init__(self, gateway: str) -> None:
+        """gateway: the public key of the gateway, which asks for the status of all tracks."""
+        super().__init__()
+        self._gateway = gateway
+        self._clients: tuple[AllowedClient, ...] = ()
+        self._version = 0
 
     def pass_on(self, clients: Sequence[AllowedClient]) -> None:
         """Allow these and nobody else from now on."""
@@ -25,6 +29,10 @@ class NodeKeys(KeyStore):
     def clients(self) -> tuple[AllowedClient, ...]:
         """Who may connect."""
         return self._clients
+
+    def own_keys(self) -> frozenset[str]:
+        """See KeyStore; the gateway's machine is as good as this one."""
+        return super().own_keys() | {self._gateway}
 
     def clients_stamp(self) -> Hashable:
         """See KeyStore."""

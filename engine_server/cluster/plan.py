@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from engine_server.serve.endpoint import Address
 from shared_protocol.errors import DemonError
 
 SHORT_ID = 8
@@ -44,6 +45,11 @@ class Node:
     gpus: float
     is_drained: bool = False
     trouble: str = ""
+
+    @property
+    def host(self) -> str:
+        """Its address as endpoints have it."""
+        return f"[{self.address}]" if ":" in self.address else self.address
 
     def __str__(self) -> str:
         return f"{self.name} ({self.id[:SHORT_ID]})"
@@ -140,6 +146,16 @@ def find_node(text: str, nodes: Sequence[Node]) -> Node:
             raise DemonError("E_CLUSTER", f"{text} may be {' or '.join(map(str, found))}; give more of the id")
     known = ", ".join(map(str, nodes)) or "none"
     raise DemonError("E_CLUSTER", f"there is no node {text}; the nodes are: {known}")
+
+
+def unreachable(node: Node, own_address: str, *, has_keys: bool) -> str:
+    """Why tracks could not get to an engine at a node, empty if they can. has_keys: they may come from other machines."""
+    is_loopback = Address(node.host, 0).is_loopback
+    if has_keys and is_loopback:
+        return f"nobody else reaches {node.address}; start Ray there with --node-ip-address"
+    if not has_keys and node.address != own_address:
+        return "engines on another machine need keys; start the gateway with --endpoint tcp://0.0.0.0:47800"
+    return ""
 
 
 def _is_open(node: Node) -> bool:

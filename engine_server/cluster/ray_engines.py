@@ -88,7 +88,7 @@ class RayEngines:
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",
         }
-        host = node.address if self._settings.has_keys else "127.0.0.1"
+        host = node.host if self._settings.gateway_key else "127.0.0.1"
         actor = (
             self._ray.remote(EngineActor)
             .options(

@@ -111,6 +111,10 @@ class KeyStore:
             raise DemonError("E_KEYS", f"{self.clients_file} names a client without a name or key; {_CLIENTS_REMEDY}")
         return tuple(clients)
 
+    def own_keys(self) -> frozenset[str]:
+        """Public keys of whoever may connect besides the clients, and is told of all tracks: this machine."""
+        return frozenset([self.server().public])
+
     def clients_stamp(self) -> Hashable:
         """What changes whenever the list of clients does. Raises nothing."""
         try:

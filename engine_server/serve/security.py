@@ -93,7 +93,7 @@ class Gate:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._own = store.server().public
+        self._own = store.own_keys()
         self._names = {client.public: client.name for client in store.clients()}
         self._seen = self._complained_of = store.clients_stamp()
         self._looked_at = clock()
@@ -119,7 +119,7 @@ class Gate:
 
     def is_own(self, user: str) -> bool:
         """Whether it is the server's own key: of whoever may read the server's files."""
-        return user == self._own
+        return user in self._own
 
     def name_of(self, user: str) -> str:
         """What the client is called here, or the first digits of its key: for logs."""
@@ -145,7 +145,7 @@ class Gate:
             if at_once or now - self._looked_at >= RELOAD_S:
                 self._looked_at = now
                 self._reload()
-            return THIS_MACHINE if public == self._own else self._names.get(public)
+            return THIS_MACHINE if public in self._own else self._names.get(public)
 
     def _reload(self) -> None:
         stamp = self._store.clients_stamp()

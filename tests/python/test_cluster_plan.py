@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine_server.cluster.plan import Need, Node, Post, decide, find_node, holds, shortage
+from engine_server.cluster.plan import Need, Node, Post, decide, find_node, holds, shortage, unreachable
 from engine_server.cluster.report import Identity, disagreement
-from engine_server.cluster.start import unreachable
 from shared_protocol.errors import DemonError
 
 NEED = Need(cpus=2, gpus=0)
