@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from engine_server.cluster.desk import EngineState, NodeState
-from engine_server.cluster.plan import Need, Node, Post, decide, holds, shortage
+from engine_server.cluster.plan import Need, Node, Post, decide, holds, is_open, shortage
 from engine_server.cluster.report import EngineGoneError, EngineInterruptedError, Identity, Report, disagreement
 from engine_server.serve.gateway import Place
 from engine_server.serve.keys import AllowedClient
@@ -21,7 +21,7 @@ SILENT_S = 3.0
 LOST_S = 15.0
 """One that has not answered for so long is replaced: it hangs, or its node is out of reach. Ray starts a process again in two."""
 PLACED_S = 30.0
-"""A new one that has not answered by then was not placed: others hold what it needs of its node."""
+"""A new one that has not answered by then was not placed, probably: others hold what it needs of its node."""
 BUSY_AGAIN_S, LOST_AGAIN_S, FAILED_AGAIN_S = 15.0, 10.0, 60.0
 """Before a node is tried again where there was no room, where an engine fell silent, and where one failed."""
 DRAIN_PATIENCE_S = 60.0
@@ -57,6 +57,7 @@ class _Engine:
     """When it answered last; before its first answer, when it was started."""
     report: Report | None = None
     leaving_since: float | None = None
+    is_doubted: bool = False
 
     @property
     def is_serving(self) -> bool:
@@ -206,9 +207,10 @@ class Crew:
             return
         try:
             report = engine.handle.answer()
-        except EngineInterruptedError as error:
-            self._say(logging.WARNING, engine, f"has ended and is started again: {error}")
-            engine.report, engine.heard = None, now
+        except EngineInterruptedError:
+            if engine.report:  # said once, however long it takes to start
+                self._say(logging.WARNING, engine, "has ended and is started again")
+                engine.report, engine.heard = None, now
             report = None
         except EngineGoneError as error:
             self._remove(engine, str(error), again_s=LOST_AGAIN_S if engine.report else FAILED_AGAIN_S)
@@ -216,13 +218,22 @@ class Crew:
         if report:
             self._hear(engine, report, now)
         elif engine.report is None and now - engine.heard > PLACED_S:
-            self._remove(
-                engine, f"not started within {PLACED_S:g} s: others may hold what an engine needs", again_s=BUSY_AGAIN_S
-            )
+            self._doubt(engine)
         elif engine.report and now - engine.heard > LOST_S:
             self._remove(engine, f"has not answered for {LOST_S:g} s", again_s=LOST_AGAIN_S)
         if engine in self._engines:
             engine.handle.ask(self._clients())
+
+    def _doubt(self, engine: _Engine) -> None:
+        """It does not start: try another node, if there is one. Else it goes on waiting, as the next one there would."""
+        text = f"not started within {PLACED_S:g} s: others may hold what an engine needs"
+        count = Counter(one.node.id for one in self._engines)
+        others = [node for node in self._nodes.values() if node.id != engine.node.id]
+        if any(is_open(node) and count[node.id] < holds(node, self._need) for node in others):
+            self._remove(engine, text, again_s=BUSY_AGAIN_S)
+        elif not engine.is_doubted:
+            engine.is_doubted = True
+            self._say(logging.WARNING, engine, text)
 
     def _hear(self, engine: _Engine, report: Report, now: float) -> None:
         before, engine.report, engine.heard = engine.report, report, now

@@ -89,7 +89,7 @@ def decide(
     engines = Counter(post.node for post in present)
     start: list[str] = []
     for _ in range(wanted - len(staying)):
-        node = _emptiest([one for one in nodes if _is_open(one) and engines[one.id] < holds(one, need)], engines)
+        node = _emptiest([one for one in nodes if is_open(one) and engines[one.id] < holds(one, need)], engines)
         if node is None:
             break
         engines[node.id] += 1
@@ -113,6 +113,11 @@ def holds(node: Node, need: Need) -> int:
     # Ray gives an engine that takes a part of a GPU no parts of two.
     by_gpus = int(node.gpus) * int(1 / need.gpus) if need.gpus < 1 else int(node.gpus / need.gpus)
     return min(by_cpus, by_gpus)
+
+
+def is_open(node: Node) -> bool:
+    """Whether engines may be started at a node, if it has room."""
+    return not node.is_drained and not node.trouble
 
 
 def shortage(missing: int, nodes: Sequence[Node], posts: Sequence[Post], need: Need) -> str:
@@ -156,10 +161,6 @@ def unreachable(node: Node, own_address: str, *, has_keys: bool) -> str:
     if not has_keys and node.address != own_address:
         return "engines on another machine need keys; start the gateway with --endpoint tcp://0.0.0.0:47800"
     return ""
-
-
-def _is_open(node: Node) -> bool:
-    return not node.is_drained and not node.trouble
 
 
 def _emptiest(nodes: Sequence[Node], engines: Counter[str]) -> Node | None:

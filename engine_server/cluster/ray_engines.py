@@ -41,7 +41,7 @@ class RayEngine:
             found: Report = self._ray.get(question)
             return found
         except failures.ActorUnavailableError as error:
-            raise EngineInterruptedError(_shorten(error)) from error
+            raise EngineInterruptedError from error
         except failures.RayError as error:
             raise EngineGoneError(_shorten(error)) from error
 

@@ -18,7 +18,7 @@ from wire import WireClient
 
 from engine_server.cli import app
 from engine_server.serve.keys import KeyStore, make_pair
-from engine_server.status.ask import Keys
+from engine_server.status.ask import Keys, ask_all
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -197,7 +197,7 @@ def own_address():
 
 
 def test_beyond_loopback_only_allowed_keys_get_to_an_engine_and_a_revoked_one_loses_it(
-    nodes, tiny_folder, tmp_path, source, expected
+    nodes, tiny_folder, tmp_path, source, expected, monkeypatch
 ):
     address = own_address()
     if address.startswith("127."):
@@ -215,6 +215,9 @@ def test_beyond_loopback_only_allowed_keys_get_to_an_engine_and_a_revoked_one_lo
             assert client._server_key == node_keys.server().public != gateway_key
             assert not node_keys.clients_file.exists()
             bounce.take(30)
+            monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+            reports = [answer.report for answer in ask_all(gateway.endpoint)]
+            assert [len(report.tracks) for report in reports[1:]] == [1], "the gateway's key opens its engines, too"
             with WireClient(engine.endpoint, keys=Keys(client._server_key, stranger)) as other:
                 other.send(other.hello_header())
                 with pytest.raises(TimeoutError):

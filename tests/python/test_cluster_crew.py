@@ -161,6 +161,18 @@ def test_a_node_where_an_engine_is_not_placed_in_time_rests(rig):
     assert rig.engines[2].node.name == "b"
 
 
+def test_one_that_does_not_start_is_waited_for_where_there_is_no_other_node(rig, caplog):
+    rig.up = [NODES[0]]
+    for _ in range(5):
+        rig.step(PLACED_S)
+        rig.engines[0].next = EngineInterruptedError()
+    assert not rig.engines[0].is_killed
+    assert caplog.text.count("engine 1 at a (a000): not started within") == 1
+    rig.engines[0].serve()
+    rig.step()
+    assert rig.places() == ["tcp://10.0.0.1:5000"]
+
+
 def test_an_engine_with_another_checkpoint_is_refused_and_its_node_rests(rig, caplog):
     rig.engines[0].serve()
     rig.step()
