@@ -49,12 +49,13 @@ bench: plugin $(VENV)/.hosts-ready ## speed and memory, as ratios against a base
 KILLS ?= 200
 CLIENT_KILLS ?= 50
 NETWORK_FAULTS ?= 100
+WORKER_KILLS ?= 50
 SOAK_MINUTES ?= 60
 SEED ?= 1
 
-soak: plugin $(VENV)/.hosts-ready ## faults at random, then tracks that come and go, in two hours; KILLS=200 CLIENT_KILLS=50 SOAK_MINUTES=60 SEED=1
+soak: plugin $(VENV)/.hosts-ready ## faults at random, then tracks that come and go, in two hours and a half; KILLS=200 CLIENT_KILLS=50 WORKER_KILLS=50 SOAK_MINUTES=60 SEED=1
 	$(PY) -m tests.soak --kills $(KILLS) --client-kills $(CLIENT_KILLS) --network $(NETWORK_FAULTS) \
-		--minutes $(SOAK_MINUTES) --seed $(SEED) --json out/soak.json
+		--worker-kills $(WORKER_KILLS) --minutes $(SOAK_MINUTES) --seed $(SEED) --json out/soak.json
 
 $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	scripts/debian-packages

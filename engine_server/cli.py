@@ -14,7 +14,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +51,18 @@ class _CtrlC:
         if self.came:
             raise KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Take SIGINT, and let no traceback of it be printed where Python can raise nothing: in callbacks and destructors."""
+        self.came = False
+        signals, tell = signal.signal(signal.SIGINT, self.take), sys.unraisablehook
+        sys.unraisablehook = lambda what: None if what.exc_type is KeyboardInterrupt else tell(what)
+        try:
+            yield
+        finally:
+            sys.unraisablehook = tell
+            signal.signal(signal.SIGINT, signals)
+
 
 ctrl_c = _CtrlC()
 
@@ -59,18 +71,15 @@ class _Commands(TyperGroup):
     """Known errors become one line and an exit status, Ctrl-C ends cleanly."""
 
     def invoke(self, ctx: Any) -> object:
-        ctrl_c.came = False
-        before = signal.signal(signal.SIGINT, ctrl_c.take)
         try:
-            return super().invoke(ctx)
+            with ctrl_c.handled():
+                return super().invoke(ctx)
         except DemonError as error:
             console.print(f"[red]{error.code}[/red]: {escape(error.message)}", highlight=False, soft_wrap=True)
             raise typer.Exit(EXIT_ERROR) from error
         except KeyboardInterrupt as stop:
             console.print("interrupted; nothing was written")
             raise typer.Exit(EXIT_INTERRUPTED) from stop
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,26 +16,9 @@
 #include <zmq.hpp>
 
 #include "FakeLoop.h"
+#include "FreeEndpoint.h"
 #include "demon/codec.h"
 #include "demon/endpoint.h"
-
-/// An address on which nobody listens, nor on the next port.
-inline std::string freeEndpoint()
-{
-    for (;;)
-        try
-        {
-            zmq::context_t context(1);
-            zmq::socket_t control(context, zmq::socket_type::router), audio(context, zmq::socket_type::router);
-            control.bind("tcp://127.0.0.1:*");
-            const std::string endpoint = control.get(zmq::sockopt::last_endpoint);
-            audio.bind(demon::audioEndpointOf(endpoint).value());
-            return endpoint;
-        }
-        catch (const std::exception&) // the next port is taken, or there is none
-        {
-        }
-}
 
 /// A small real engine: it speaks the protocol over its two ROUTERs and answers every frame with its negative.
 /// It insists on the frames before a resumed one, as an engine with a model that looks back would. Loops are

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "Eventually.h"
+#include "FreeEndpoint.h"
 #include "TemporaryFolder.h"
 #include "catch.h"
 #include "services/ChildProcess.h"
@@ -62,8 +63,6 @@ private:
 };
 
 std::string endpointOf(int port) { return "tcp://127.0.0.1:" + std::to_string(port); }
-
-std::string freeEndpoint() { return endpointOf(Listener().port); }
 
 bool isAlive(int id) { return ::kill(id, 0) == 0; }
 

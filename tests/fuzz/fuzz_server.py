@@ -59,8 +59,9 @@ class Fuzzer:
                 self._socket(name).send_multipart(parts, zmq.DONTWAIT)
                 self.sent += 1
             self._hear(control)
-            if self._random.random() < RECONNECT_SHARE:
-                self._sockets.pop(name).close(linger=0)
+            reconnects = self._random.random() < RECONNECT_SHARE
+            if reconnects and (socket := self._sockets.pop(name, None)):  # what was heard may have replaced it
+                socket.close(linger=0)
 
     def _socket(self, name: bytes) -> zmq.Socket:
         if name not in self._sockets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from wire import WireClient
 
 from shared_protocol import messages as m
 from tests.soak.connection import Weather
+from tests.soak.fleets import FleetServer
 from tests.soak.guests import POLITE
 from tests.soak.leaks import marked_processes
 from tests.soak.long_soak import run_long_soak
 from tests.soak.music import Music
-from tests.soak.plans import TIMEOUT_S, Fault, Plan
+from tests.soak.plans import FLEET_TIMEOUT_S, TIMEOUT_S, Fault, Plan
 from tests.soak.proxy import Proxy
 from tests.soak.scenarios import Stage, run_plan
 from tests.soak.servers import Server
@@ -93,6 +95,19 @@ def test_an_engine_that_never_comes_back_ends_the_bounce_dry_and_its_receipt_say
     outcome = run_plan(plan, stage)
     assert outcome.violations == []
     assert outcome.verdict.startswith("dry from")
+
+
+def test_a_killed_engine_behind_a_gateway_changes_no_bit(starter, tiny_folder, stage_music, tmp_path):
+    """The track goes on with the other; the gateway starts the one that died again."""
+    plan = make_plan("dawdreamer", Fault("kill worker", 0.4, 0.0))
+    plan = replace(plan, phase="workers", timeout_s=FLEET_TIMEOUT_S)
+    with FleetServer(starter, tiny_folder, tmp_path) as fleet, Proxy(fleet.ports, seed=SEED) as proxy:
+        stage = Stage(fleet, proxy, stage_music, tmp_path, reconnect_limit_s=NO_LIMIT_S)
+        outcome = run_plan(plan, stage)
+        assert outcome.violations == []
+        assert outcome.verdict == "same bits"
+        assert len(outcome.strikes) == 1
+        assert fleet.complaints() == []
 
 
 def test_killed_hosts_leave_neither_connections_nor_processes(stage, monkeypatch):

@@ -142,6 +142,19 @@ def cpu_seconds(process):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def test_ctrl_c_that_meets_a_destructor_is_kept_and_prints_nothing(capsys):
+    class Interrupted:
+        def __del__(self):
+            ctrl_c.take()
+
+    with ctrl_c.handled():
+        gone = Interrupted()
+        del gone
+        with pytest.raises(KeyboardInterrupt):
+            ctrl_c.check()
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's time from Linux's /proc")
 @pytest.mark.parametrize("after_s", [2.5, 20.0])  # of CPU: during the imports, and while it renders
 def test_ctrl_c_ends_a_render_cleanly_and_leaves_no_file(tiny_folder, tmp_path, after_s):

@@ -10,12 +10,15 @@ import sys
 import numpy as np
 import pytest
 
-from tests.soak.leaks import check_flat, check_no_processes, mark_run, slope
+from tests.soak.fleets import FleetServer
+from tests.soak.leaks import check_flat, check_no_files, check_no_processes, mark_run, slope
 from tests.soak.long_soak import Sample, SoakReport, check_steady
 from tests.soak.music import LATENCY
-from tests.soak.plans import NETWORK_KINDS, PHASES, make_plan
+from tests.soak.phases import check_lives
+from tests.soak.plans import KINDS, PHASES, make_plan
+from tests.soak.scenarios import Outcome
 from tests.soak.servers import Held, Server
-from tests.soak.strikes import Strike, check_reconnection
+from tests.soak.strikes import SILENCE_S, Strike, check_reconnection
 from tests.soak.verdicts import ViolationError, judge_bounce, judge_playing
 from tests.soak.watch import ProbeWatch, Seen
 
@@ -120,7 +123,9 @@ def test_over_many_plans_every_way_and_every_fault_of_a_phase_comes(phase):
     plans = [make_plan(1, phase, number, ports=2) for number in range(300)]
     assert {plan.way for plan in plans} == {"pedalboard", "dawdreamer", "commit", "playing"}
     kinds = {fault.kind for plan in plans for fault in plan.faults}
-    assert kinds == {"kills": {"kill", "stop"}, "clients": {"kill client"}, "network": set(NETWORK_KINDS)}[phase]
+    assert kinds == set(KINDS[phase])
+    engines = {fault.engine for plan in plans for fault in plan.faults}
+    assert engines == ({None, 0, 1} if phase == "workers" else {None})
     ports = {fault.port for plan in plans for fault in plan.faults}
     assert ports == ({None, 0, 1} if phase == "network" else {None})
     assert all(list(plan.faults) == sorted(plan.faults, key=lambda fault: fault.at) for plan in plans)
@@ -181,6 +186,61 @@ def test_what_the_server_says_of_tracks_is_understood(tmp_path):
         log.write("2026-01-01 INFO demon.serve: track 64aa.2 fell silent\n2026-01-01 ERROR demon.engine: it failed\n")
     assert server.known_tracks() == set()
     assert len(server.complaints()) == 1
+
+
+def test_a_track_is_where_it_was_sent_and_greeted_and_goes_with_its_engine(tmp_path):
+    fleet = FleetServer(None, tmp_path, tmp_path)
+    first, second = (fleet.port + 2 * number for number in (1, 2))
+
+    def say(*lines):
+        with fleet.log.open("a") as log:
+            log.writelines(f"{line}\n" for line in lines)
+
+    say(f"2026-01-01 INFO demon.gateway: track 64aa goes to tcp://*:{first}")
+    assert fleet.engine_of_track() is None
+    say("2026-01-01 INFO demon.serve: track 64aa.0: DEMON 0.1.0 at 48000 Hz")
+    assert fleet.engine_of_track() == 0
+    say(f"2026-01-01 INFO demon.gateway: track 64bb goes to tcp://*:{second}")
+    say("2026-01-01 INFO demon.serve: track 64bb.0: DEMON 0.1.0 at 48000 Hz")
+    assert fleet.engine_of_track() == 1
+    assert fleet.known_tracks() == {"64aa", "64bb"}
+    say(f"killed: the engine at port {first}")
+    assert fleet.known_tracks() == {"64bb"}
+    say("2026-01-01 INFO demon.serve: track 64bb.0 left")
+    assert fleet.known_tracks() == set()
+
+
+def test_an_engine_that_ends_by_itself_is_a_complaint(tmp_path):
+    fleet = FleetServer(None, tmp_path, tmp_path)
+    line = "2026-01-01 ERROR demon.fleet: the engine at process 17 ended with status -9; it is started again\n"
+    fleet.log.write_text(line)
+    assert len(fleet.complaints()) == 1
+    fleet._killed.add(17)
+    assert fleet.complaints() == []
+    fleet.log.write_text(line.replace("-9", "1"))
+    assert len(fleet.complaints()) == 1
+
+
+def test_a_gateway_that_holds_more_with_every_engine_that_dies_is_a_leak():
+    outcomes = [Outcome(str(k), "dawdreamer", held=held(files=20 + k), life=1) for k in range(4)]
+    with pytest.raises(ViolationError, match="files"):
+        check_lives(outcomes)
+    for k, outcome in enumerate(outcomes):
+        outcome.life = k
+    assert check_lives(outcomes) == {}  # each is another gateway
+
+
+def test_the_way_back_from_a_killed_engine_begins_with_silence():
+    check_reconnection(Strike("kill worker", 1.0, 0.5, 0.0, None, reconnect_s=SILENCE_S + 1.9), 2.0)
+    with pytest.raises(ViolationError, match="reconnected"):
+        check_reconnection(Strike("kill worker", 1.0, 0.5, 0.0, None, reconnect_s=SILENCE_S + 2.2), 2.0)
+
+
+def test_what_lies_in_a_folder_is_found(tmp_path):
+    check_no_files(tmp_path)
+    (tmp_path / "left").touch()
+    with pytest.raises(ViolationError, match="left"):
+        check_no_files(tmp_path)
 
 
 def test_a_probe_log_is_followed_line_by_line(tmp_path):

@@ -32,32 +32,35 @@ for folder in ("python", "hosts"):
 def main() -> None:
     """Run the phases that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Faults at random, and a long soak.")
-    parser.add_argument("--kills", type=int, default=0, metavar="N", help="SIGKILLs of the server or a worker")
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="SIGKILLs of the server")
     parser.add_argument("--client-kills", type=int, default=0, metavar="N", help="SIGKILLs of host processes")
     parser.add_argument("--network", type=int, default=0, metavar="N", help="faults of the network")
+    parser.add_argument("--worker-kills", type=int, default=0, metavar="N", help="SIGKILLs of engines behind a gateway")
     parser.add_argument("--minutes", type=float, default=0.0, help="of tracks that come and go")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", metavar="PHASE:NUMBER", help="one scenario: kills:17, clients:3, network:0")
+    parser.add_argument("--only", metavar="PHASE:NUMBER", help="one scenario: kills:17, workers:3")
     parser.add_argument("--json", type=Path, default=Path("out/soak.json"), help="report (out/soak.json)")
     parser.add_argument("--keep", action="store_true", help="keep the files of scenarios that went well, too")
     given = parser.parse_args()
 
-    from tests.soak.leaks import check_no_processes, mark_run
+    from tests.soak.leaks import check_no_files, check_no_processes, mark_run
     from tests.soak.verdicts import ViolationError
 
     mark = mark_run()
     console = Console(width=None if sys.stdout.isatty() else FILE_COLUMNS)
     began = time.time()
     files = Path(tempfile.mkdtemp(prefix="demon-soak-"))
+    (files / "tmp").mkdir()
     report: dict = {"seed": given.seed, "began": began, "files": str(files)}
     console.print(f"seed {given.seed}; logs and files of what goes wrong: {files}")
     report["phases"], report["soak"] = _run(given, files, console)
     violations = [text for phase in report["phases"] for text in phase.all_violations]
     violations += report["soak"].violations if report["soak"] else []
-    try:
-        check_no_processes(mark)
-    except ViolationError as violation:
-        violations.append(str(violation))
+    for check in (lambda: check_no_processes(mark), lambda: check_no_files(files / "tmp")):
+        try:
+            check()
+        except ViolationError as violation:
+            violations.append(str(violation))
     report["violations"] = violations
     report["minutes"] = (time.time() - began) / 60
     given.json.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +79,7 @@ def _run(given: argparse.Namespace, files: Path, console: Console) -> tuple[list
     from tiny_checkpoint import build_tiny_checkpoint
     from transformers.utils import logging as transformers_logging
 
+    from tests.soak.fleets import FleetServer
     from tests.soak.long_soak import run_long_soak
     from tests.soak.music import Music
     from tests.soak.phases import run_phase
@@ -88,19 +92,25 @@ def _run(given: argparse.Namespace, files: Path, console: Console) -> tuple[list
         library.disable_progress_bar()
     model = build_tiny_checkpoint(files / "tiny")
     music = Music(model)
-    wanted = {"kills": given.kills, "clients": given.client_kills, "network": given.network}
+    wanted = {
+        "kills": given.kills,
+        "clients": given.client_kills,
+        "network": given.network,
+        "workers": given.worker_kills,
+    }
     numbers: dict[str, Iterable[int]] = {phase: itertools.count() for phase in wanted}
     if given.only:
         phase, number = given.only.split(":")
         wanted, numbers = {phase: sys.maxsize}, {phase: [int(number)]}
-    starter = Starter()
+    kinds: dict[str, type[Server]] = {"workers": FleetServer}
+    starter = Starter(files / "tmp")
     reports, soak = [], None
     try:
         for phase, faults in wanted.items():
             if not faults:
                 continue
             with (
-                Server(starter, model, files / phase) as server,
+                kinds.get(phase, Server)(starter, model, files / phase) as server,
                 Proxy(server.ports, seed=given.seed) as proxy,
             ):
                 stage = Stage(server, proxy, music, files / phase, keeps_files=given.keep)

@@ -8,6 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import psutil
@@ -52,6 +53,12 @@ def check_no_processes(mark: str, but: Sequence[int] = ()) -> None:
         raise ViolationError(f"processes are left: {names}")
 
 
+def check_no_files(folder: Path) -> None:
+    """Raises ViolationError for anything in a folder."""
+    if left := sorted(file.name for file in folder.iterdir()):
+        raise ViolationError(f"{len(left)} temporary files are left: {left[:5]}")
+
+
 def check_forgotten(server: Server) -> float:
     """Seconds until the server has forgotten every track. Raises ViolationError when it keeps one."""
     began = time.monotonic()
@@ -73,9 +80,11 @@ def slope(times: Sequence[float], values: Sequence[float]) -> float:
     return median(pairs) if pairs else 0.0
 
 
-def check_flat(samples: Sequence[Held], most_growth_kib: float = MOST_GROWTH_KIB) -> dict[str, float]:
+def check_flat(
+    samples: Sequence[Held], most_growth_kib: float = MOST_GROWTH_KIB, *, warm_up: int = WARM_UP
+) -> dict[str, float]:
     """Figures of one life of a server, sampled whenever no host was there. Raises ViolationError when something grows."""
-    steady = samples[WARM_UP:]
+    steady = samples[warm_up:]
     if len(steady) < 2:
         return {}
     numbers = [float(k) for k in range(len(steady))]

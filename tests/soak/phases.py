@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.soak.leaks import check_flat, check_forgotten
 from tests.soak.plans import TIMEOUT_S, Plan, make_plan
 from tests.soak.scenarios import Outcome, Stage, run_plan
+from tests.soak.servers import Held
 from tests.soak.verdicts import ViolationError
 
-COUNTED = {"kills": ("kill", "kill worker"), "clients": ("kill client",)}
+COUNTED = {"kills": ("kill",), "clients": ("kill client",), "workers": ("kill worker",)}
 """The faults that a phase counts; in the network's, all."""
 
 
@@ -83,11 +84,26 @@ def check_calm(stage: Stage) -> None:
         raise ViolationError(f"without any fault: {outcome.violations}")
 
 
+def check_lives(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Figures of the gateway that lived longest, each of which must hold no more than before after engines have died.
+
+    Raises ViolationError.
+    """
+    lives: dict[int, list[Held]] = {}
+    for outcome in outcomes:
+        if outcome.held:
+            lives.setdefault(outcome.life, []).append(outcome.held)
+    figures = [check_flat(held, warm_up=1) for held in sorted(lives.values(), key=len)]
+    return figures[-1] if figures else {}
+
+
 def _look_back(report: PhaseReport, stage: Stage) -> None:
     """Once all hosts have gone: is everything forgotten, and nothing larger than before?"""
     try:
         report.figures["forgotten_s"] = check_forgotten(stage.server)
-        if report.phase != "kills":  # where every server has been young
+        if report.phase == "workers":
+            report.figures |= check_lives(report.outcomes)
+        elif report.phase != "kills":  # where every server has been young
             time.sleep(1.0)
             held = [outcome.held for outcome in report.outcomes if outcome.held]
             report.figures |= check_flat([*held, stage.server.held()])

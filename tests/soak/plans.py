@@ -8,18 +8,27 @@ from dataclasses import dataclass
 
 from tests.soak.connection import Direction, Weather
 
-PHASES = ("kills", "clients", "network")
+PHASES = ("kills", "clients", "network", "workers")
 BOUNCES = ("pedalboard", "dawdreamer")
 """Hosts that bounce a stream; `commit` bounces a loop's clip in pedalboard, `playing` plays in minihost in real time."""
 WAYS = (*BOUNCES, *BOUNCES, "commit", "playing")
 NETWORK_KINDS = ("reset", "cut", "half-close up", "half-close down", "stall", "delay", "throttle")
+KINDS = {
+    "kills": ("kill",) * 5 + ("stop",),
+    "clients": ("kill client",),
+    "network": NETWORK_KINDS,
+    "workers": ("kill worker",) * 9 + ("kill",),
+}
+"""By phase. Of workers: an engine behind a gateway, and now and then the gateway."""
+ANY_ENGINE = (None, None, 0, 1)
 MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3}
 LONGEST_PAUSE_S = 3.0
 LONG_PAUSES_S = (3.0, 16.0)
 """Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely, most rarely after 14 s."""
 LONG_PAUSE_SHARE = 0.2
-TIMEOUT_S, SHORT_TIMEOUT_S = 30.0, 3.0
-"""DEMON_TIMEOUT_S: more than the longest pause and the way back; and where the engine does not come back."""
+TIMEOUT_S, SHORT_TIMEOUT_S, FLEET_TIMEOUT_S = 30.0, 3.0, 90.0
+"""DEMON_TIMEOUT_S: more than the longest pause and the way back; where the engine does not come back; and where a gateway
+starts engines, which import torch first."""
 FOR_GOOD = float("inf")
 
 
@@ -30,6 +39,7 @@ class Fault:
     at: share of the host's blocks that have been processed; then `delay_s` more. At 0 the host has just been started.
     pause_s: how long it lasts; FOR_GOOD until the host has ended.
     port: of the proxy, or None for all; only for faults of the network.
+    engine: of several behind a gateway, the one that is killed; None for the one that has the track.
     """
 
     kind: str
@@ -38,6 +48,7 @@ class Fault:
     pause_s: float = 0.0
     port: int | None = None
     weather: Weather | None = None
+    engine: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +78,10 @@ def make_plan(seed: int, phase: str, number: int, *, ports: int = 1) -> Plan:
     """Scenario `number` of a phase. ports: how many the engine listens on."""
     rng = random.Random(f"{seed}:{phase}:{number}")
     way = rng.choice(WAYS)
-    is_for_good = phase != "clients" and way in BOUNCES and rng.random() < 0.1
+    is_for_good = phase in ("kills", "network") and way in BOUNCES and rng.random() < 0.1
     count = 1 if phase == "clients" or is_for_good else rng.randint(1, MOST_FAULTS[way])
     places = sorted(_place(rng, way) for _ in range(count))
-    kinds = {"kills": ("kill",) * 5 + ("stop",), "clients": ("kill client",), "network": NETWORK_KINDS}[phase]
+    kinds = KINDS[phase]
     faults = [_fault(rng, rng.choice(kinds), place, ports) for place in places]
     if is_for_good:
         kind = "kill" if phase == "kills" else "cut"
@@ -81,7 +92,7 @@ def make_plan(seed: int, phase: str, number: int, *, ports: int = 1) -> Plan:
         way=way,
         steps=rng.choice((4, 12, 30)),
         block=rng.choice((480, 512)),
-        timeout_s=SHORT_TIMEOUT_S if is_for_good else TIMEOUT_S,
+        timeout_s=SHORT_TIMEOUT_S if is_for_good else FLEET_TIMEOUT_S if phase == "workers" else TIMEOUT_S,
         faults=tuple(faults),
     )
 
@@ -106,8 +117,9 @@ def _fault(rng: random.Random, kind: str, place: tuple[float, float], ports: int
         weather = Weather(delay_s=rng.uniform(0.02, 0.3), jitter_s=rng.uniform(0.0, 0.2))
     elif kind == "throttle":
         weather = Weather(bytes_per_s=rng.uniform(30_000, 500_000))
-    is_instant = kind in ("reset", "half-close up", "half-close down", "kill client")
-    return Fault(kind, *place, 0.0 if is_instant else pause, port, weather)
+    engine = rng.choice(ANY_ENGINE) if kind == "kill worker" else None
+    is_instant = kind in ("reset", "half-close up", "half-close down", "kill client", "kill worker")
+    return Fault(kind, *place, 0.0 if is_instant else pause, port, weather, engine)
 
 
 def direction_of(kind: str) -> Direction:

@@ -27,6 +27,8 @@ from tests.soak.verdicts import ViolationError, judge_bounce, judge_playing
 
 UNDISTURBED_S = {"pedalboard": 60.0, "dawdreamer": 60.0, "commit": 60.0, "playing": PLAY_S + 60.0}
 """Generous for two slow cores that others use too: on an idle machine bounces take 8 to 13 s."""
+RESTART_S = 30.0
+"""More for each where a gateway starts engines."""
 RECOVERY_S = 15.0
 """For each fault: to come back, feed again what the engine needs and make again what was in flight."""
 QUIET_S = 10.0
@@ -49,7 +51,9 @@ class Outcome:
     seconds: float = 0.0
     budget_s: float = 0.0
     held: Held | None = None
-    """By the server once the host had gone."""
+    """By the server once the host had gone; where there are several engines, by the gateway."""
+    life: int = 0
+    """Of the server then."""
 
     def as_json(self) -> dict:
         return asdict(self)
@@ -70,7 +74,8 @@ class Stage:
 def budget_of(plan: Plan) -> float:
     """Seconds within which the host must have ended, whatever happened: more is a hang."""
     lasting = sum(plan.timeout_s if fault.pause_s == FOR_GOOD else fault.pause_s for fault in plan.faults)
-    return UNDISTURBED_S[plan.way] + lasting + RECOVERY_S * len(plan.faults)
+    recovery_s = RECOVERY_S + (RESTART_S if plan.phase == "workers" else 0.0)
+    return UNDISTURBED_S[plan.way] + lasting + recovery_s * len(plan.faults)
 
 
 def run_plan(plan: Plan, stage: Stage) -> Outcome:
@@ -174,11 +179,11 @@ def _check_quiet(stage: Stage, outcome: Outcome) -> None:
     """Once no host is there, neither server nor proxy keeps a connection."""
     if not stage.server.is_alive():
         raise ViolationError("the server has ended by itself")
+    stage.server.settle()
     deadline = time.monotonic() + QUIET_S
-    outcome.held = stage.server.held()
-    while outcome.held.connections or stage.proxy.open_connections:
+    while (left := stage.server.held().connections) or stage.proxy.open_connections:
         if time.monotonic() > deadline:
-            kept = f"{outcome.held.connections} of the server, {stage.proxy.open_connections} of the proxy"
+            kept = f"{left} of the server, {stage.proxy.open_connections} of the proxy"
             raise ViolationError(f"connections are left without a host: {kept}")
         time.sleep(0.02)
-        outcome.held = stage.server.held()
+    outcome.held, outcome.life = stage.server.lasting(), stage.server.lives

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,12 @@ class Server:
         return self.port, self.port + 1
 
     @property
+    def arguments(self) -> list[str]:
+        """Of `demon`."""
+        words = ["serve", "--verbose", "--until-stdin-closes"]
+        return [*words, "--model", str(self._model), "--endpoint", self.endpoint]
+
+    @property
     def log(self) -> Path:
         """Of this life."""
         return self._folder / f"{self._name}-{self.lives}.log"
@@ -69,10 +75,8 @@ class Server:
         self.lives += 1
         stdin_read, self._stdin = os.pipe()
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-        arguments = ["serve", "--verbose", "--until-stdin-closes"]
-        arguments += ["--model", str(self._model), "--endpoint", self.endpoint]
         try:
-            self.pid = self._starter.start(arguments, (stdin_read, log, log))
+            self.pid = self._starter.start(self.arguments, (stdin_read, log, log))
         finally:
             os.close(stdin_read)
             os.close(log)
@@ -123,7 +127,17 @@ class Server:
     def held(self) -> Held:
         """Now, with all of its processes."""
         own = psutil.Process(self.pid)
-        family = [own, *own.children(recursive=True)]
+        return self._held_by([own, *own.children(recursive=True)])
+
+    def lasting(self) -> Held:
+        """What the part of it that lives through faults holds: all of it."""
+        return self.held()
+
+    def settle(self) -> None:
+        """Until it is as it was before the faults. Raises TimeoutError."""
+
+    @staticmethod
+    def _held_by(family: Sequence[psutil.Process]) -> Held:
         return Held(
             rss_kib=sum(one.memory_info().rss for one in family) / KIB,
             files=sum(one.num_fds() for one in family),

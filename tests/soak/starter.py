@@ -28,11 +28,16 @@ START_TIMEOUT_S = 120.0
 class Starter:
     """The caller's side. Processes live no longer than it: their standard input closes with the caller's."""
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Path | None = None) -> None:
+        """temporary: the folder for temporary files of what is started; by default the system's."""
+        environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
         self._socket, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.soak.starter", str(far.fileno())], cwd=ROOT, pass_fds=[far.fileno()]
+                [sys.executable, "-m", "tests.soak.starter", str(far.fileno())],
+                cwd=ROOT,
+                env=environment,
+                pass_fds=[far.fileno()],
             )
         self._socket.settimeout(START_TIMEOUT_S)
 

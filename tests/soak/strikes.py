@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from tests.soak.fleets import FleetServer
 from tests.soak.host_runs import HostRun
 from tests.soak.plans import FOR_GOOD, Fault, direction_of
 from tests.soak.proxy import Proxy
@@ -19,8 +19,9 @@ RECONNECT_LIMIT_S = 2.0
 OBSERVATION_S = 0.1
 """So late the end of a reconnection may be seen: logs are polled, by threads that share two cores with all else."""
 GIVE_UP_S = 30.0
-RECOVER_ALONE_S = 20.0
-"""Within which a server that has lost a worker serves again, or has ended."""
+SILENCE_S = 3.0
+"""Until a client calls an engine lost (SPEC.md, section 5): the port of a killed engine tells it nothing while another engine
+serves already."""
 POLL_S = 0.005
 MOST_S = 1e6
 """In a report, for ever."""
@@ -60,7 +61,8 @@ class Striker:
 
         Raises ViolationError when the way back takes too long.
         """
-        had_track, life, greetings = self._has_met(), self._server.lives, self._server.greeted()
+        life, greetings = self._server.lives, self._server.greeted()
+        had_track = self._has_met() and self._concerns_track(fault)
         struck_at = time.monotonic() - self._began
         done = Strike(fault.kind, struck_at, self._run.progress, min(fault.pause_s, MOST_S), fault.port)
         self._begin(fault)
@@ -93,7 +95,7 @@ class Striker:
         proxy, port = self._proxy, fault.port
         actions: dict[str, Callable[[], None]] = {
             "kill": self._server.kill,
-            "kill worker": self._kill_worker,
+            "kill worker": lambda: self._kill_worker(fault),
             "stop": lambda: self._server.signal(signal.SIGSTOP),
             "kill client": self._run.process.kill,
             "reset": lambda: proxy.reset(port),
@@ -111,29 +113,26 @@ class Striker:
         if fault.kind == "kill":
             self._server.start()
         elif fault.kind == "kill worker":
-            self._wait_for_workers()
+            self._fleet.wait_for_engines(1)
         elif fault.kind == "stop":
             self._server.signal(signal.SIGCONT)
         elif fault.kind in ("cut", "stall", "delay", "throttle"):
             self._proxy.clear()
         return time.monotonic()
 
-    def _kill_worker(self) -> None:
-        """Where the server has no process but its own, that is the worker."""
-        if workers := self._server.workers():
-            os.kill(workers[0], signal.SIGKILL)
-        else:
-            self._server.kill()
+    @property
+    def _fleet(self) -> FleetServer:
+        assert isinstance(self._server, FleetServer)
+        return self._server
 
-    def _wait_for_workers(self) -> None:
-        """A server that outlives its worker has to have another; one that ended is started again."""
-        deadline = time.monotonic() + RECOVER_ALONE_S
-        while self._server.is_alive() and not self._server.workers():
-            if time.monotonic() > deadline:
-                raise ViolationError(f"no worker within {RECOVER_ALONE_S:.0f} s of the death of one")
-            time.sleep(POLL_S)
-        if not self._server.is_alive():
-            self._server.start()
+    def _concerns_track(self, fault: Fault) -> bool:
+        """Whether the engine that is to be killed has the track."""
+        return fault.kind != "kill worker" or fault.engine in (None, self._fleet.engine_of_track())
+
+    def _kill_worker(self, fault: Fault) -> None:
+        """The one that is named, or the track's; before there is a track, the first."""
+        number = self._fleet.engine_of_track() if fault.engine is None else fault.engine
+        self._fleet.kill_engine(number or 0)
 
     def _time_reconnection(self, back: float, greetings: int | None) -> float | None:
         """From the return to the first sign of service: the answer to a hello where the server must have forgotten the
@@ -162,5 +161,6 @@ class Striker:
 
 def check_reconnection(done: Strike, limit_s: float) -> None:
     """Raises ViolationError."""
-    if done.reconnect_s is not None and done.reconnect_s > limit_s + OBSERVATION_S:
+    unheard_s = SILENCE_S if done.kind == "kill worker" else 0.0
+    if done.reconnect_s is not None and done.reconnect_s > unheard_s + limit_s + OBSERVATION_S:
         raise ViolationError(f"reconnected {done.reconnect_s:.2f} s after the return")
