@@ -25,6 +25,8 @@ from shared_protocol import messages as m
 FRAME = 1920
 PING_S, SILENCE_S = 0.25, 3.0
 COMMAND_TIMEOUT_S = 180.0
+TRIES = 3
+"""Ray gives a node 30 s to come up, and a machine that is busy with other things may need more."""
 SETTLED_S = 90.0
 DEMON = [sys.executable, "-m", "engine_server.cli"]
 
@@ -41,17 +43,26 @@ class RayNodes:
         # Else `--address auto` elsewhere on this machine would find this cluster.
         os.environ |= {"RAY_TMPDIR": self._folder.name, "RAY_USAGE_STATS_ENABLED": "0"}
         self._handler = signal.getsignal(signal.SIGTERM)
+        self._cpus = cpus
+        for remaining in reversed(range(TRIES)):
+            try:
+                self._build(names)
+                break
+            except Exception:
+                self._cluster.shutdown()
+                if not remaining:
+                    raise
+        self.address = self._cluster.address
+        self._ray = join(self.address)
+
+    def _build(self, names: Sequence[str]) -> None:
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "node_name": "head", "include_dashboard": False}
-        )
-        self.address = self._cluster.address
-        self._cpus = cpus
         self._nodes: dict[str, Any] = {}
+        self._cluster = Cluster()
+        self._cluster.add_node(num_cpus=0, node_name="head", include_dashboard=False)
         for name in names:
             self.add(name)
-        self._ray = join(self.address)
 
     def add(self, name: str, **options: Any) -> None:
         environment = {"XDG_CONFIG_HOME": str(self.settings_of(name))}
