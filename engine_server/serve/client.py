@@ -17,6 +17,8 @@ from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import Hello, Window
 
 RESEND_AFTER_S = 2.0
+HEARD_AGAIN_S = 0.2
+"""Less than a plugin lets pass between pings while it streams."""
 AUDIO_PREFIX = b"a"
 _numbers = itertools.count()
 
@@ -66,6 +68,8 @@ class Client:
         """Frames of windows since the welcome. Arrived: received, or lost on the way, which is part of it."""
         self._moved_at = now
         """When the client last received or acknowledged something, or was sent something after a rest."""
+        self._heard, self._heard_at = (0, 0), now
+        """The last ping that the engine was told of."""
         rows = load_lanes()
         infinite = float("inf")
         self._low = np.array([rows[i].minimum if i in rows else -infinite for i in hello.lanes], dtype=np.float32)
@@ -121,6 +125,17 @@ class Client:
             self._arrived = self._sent
             for pending in self._outbox:
                 pending.is_sent = False
+
+    def has_news(self, epoch: int, wanted: int, now: float) -> bool:
+        """Whether the engine should hear of a ping: it tells something new, or has not been heard of for a while.
+
+        The latter since a ping may have overtaken the begin of its epoch.
+        """
+        is_new = (epoch, wanted) != self._heard or now - self._heard_at > HEARD_AGAIN_S
+        if epoch == 0 or not is_new:
+            return False
+        self._heard, self._heard_at = (epoch, wanted), now
+        return True
 
     def _awaits_something(self) -> bool:
         """Whether something was sent of which it is not known that it has arrived, or that it was of use."""

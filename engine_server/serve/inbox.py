@@ -20,11 +20,20 @@ class Waiting:
     size: int = 0
 
 
+@dataclass(frozen=True)
+class Fed:
+    """Of one epoch: input frames that have not been taken, and the frame after the furthest of them."""
+
+    frames: int = 0
+    end: int = 0
+
+
 @dataclass
 class _Queue(Generic[T]):
-    urgent: deque[tuple[T, int, int]] = field(default_factory=deque)
-    ordered: deque[tuple[T, int, int]] = field(default_factory=deque)
-    frames: int = 0
+    urgent: deque[tuple[T, int, int, int]] = field(default_factory=deque)
+    ordered: deque[tuple[T, int, int, int]] = field(default_factory=deque)
+    fed: dict[int, Fed] = field(default_factory=dict)
+    """By epoch, where there are any."""
     size: int = 0
 
 
@@ -38,12 +47,19 @@ class Inbox(Generic[T]):
         self._closed = False
         self._size = 0
 
-    def put(self, client: bytes, item: T, *, is_urgent: bool, frames: int = 0, size: int = 0) -> None:
-        """Add an item. An urgent one overtakes those of its client that are not. size: in bytes."""
+    def put(
+        self, client: bytes, item: T, *, is_urgent: bool, epoch: int = 0, frames: int = 0, end: int = 0, size: int = 0
+    ) -> None:
+        """Add an item. An urgent one overtakes those of its client that are not.
+
+        epoch, end: of the frames in it, and the frame after them. size: in bytes.
+        """
         with self._changed:
             queue = self._queues.setdefault(client, _Queue())
-            (queue.urgent if is_urgent else queue.ordered).append((item, frames, size))
-            queue.frames += frames
+            (queue.urgent if is_urgent else queue.ordered).append((item, epoch, frames, size))
+            if frames:
+                before = queue.fed.get(epoch, Fed())
+                queue.fed[epoch] = Fed(before.frames + frames, max(before.end, end))
             queue.size += size
             self._size += size
             self._changed.notify()
@@ -57,8 +73,11 @@ class Inbox(Generic[T]):
                 return None
             client = next(iter(self._queues))
             queue = self._queues.pop(client)
-            item, frames, size = (queue.urgent or queue.ordered).popleft()
-            queue.frames -= frames
+            item, epoch, frames, size = (queue.urgent or queue.ordered).popleft()
+            if frames:
+                before = queue.fed.pop(epoch)
+                if before.frames > frames:
+                    queue.fed[epoch] = Fed(before.frames - frames, before.end)
             queue.size -= size
             self._size -= size
             if queue.urgent or queue.ordered:
@@ -69,7 +88,19 @@ class Inbox(Generic[T]):
         """What a client has here."""
         with self._changed:
             queue = self._queues.get(client)
-            return Waiting(len(queue.urgent) + len(queue.ordered), queue.frames, queue.size) if queue else Waiting()
+            return (
+                Waiting(
+                    len(queue.urgent) + len(queue.ordered), sum(fed.frames for fed in queue.fed.values()), queue.size
+                )
+                if queue
+                else Waiting()
+            )
+
+    def fed(self, client: bytes, epoch: int) -> Fed:
+        """What a client has here of one of its epochs."""
+        with self._changed:
+            queue = self._queues.get(client)
+            return queue.fed.get(epoch, Fed()) if queue else Fed()
 
     @property
     def size(self) -> int:

@@ -33,12 +33,13 @@ from shared_protocol.timebase import MAX_RATE, MIN_RATE
 MAX_HELD_BYTES = 2**30
 """Of all tracks: messages that wait for the engine's thread."""
 POLL_MS = 250
+LOOK_FOR_SILENT_EVERY_S = 1.0
 CONTROL_AT_ONCE, AUDIO_AT_ONCE = 256, 32
 """Messages that are received before anything else is looked at: control is small, and never waits behind much audio."""
 MAX_WAITING = 1024
 """Messages of a client that may wait for the engine's thread."""
 MAX_WAITING_FRAMES = 2 * INPUT_CREDIT
-"""Frames of its feed: what was sent before a lost connection may come once more."""
+"""Frames of an epoch's feed: what was sent before a lost connection may come once more."""
 COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE = 20.0, 200.0
 """Lines of the log about bad messages; and answers to a flood."""
 log = logging.getLogger("demon.serve")
@@ -74,6 +75,7 @@ class Server:
         self._reporter = Reporter(self._worker)
         self._on_tracks = on_tracks
         self._told_tracks = -1
+        self._look_for_silent_at = 0.0
         self._load: Callable[[], Engine] | None = None
 
     def run(self) -> None:
@@ -197,14 +199,15 @@ class Server:
     def _handle(self, client: Client, packet: Packet, size: int) -> None:
         now, header = time.monotonic(), packet.header
         client.last_heard = now
-        frames = 0
         match header:
             case m.Ping(number, epoch, wanted, received):
                 client.acknowledge(epoch, wanted, received, now)
                 position = self._worker.positions.get(client.track_id, NO_POSITION)
                 answer = msgspec.structs.replace(position, number=number)
                 send_packet(self._sockets.control, client.routing_id, Packet(answer))
-            case m.Feed(count=frames):
+                if not client.has_news(epoch, wanted, now):
+                    return
+            case m.Feed():
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
             case m.Drop(epoch):
@@ -212,36 +215,55 @@ class Server:
             case m.Bye():
                 self._clients.forget(client)
                 log.info("track %s left", client.track_id)
+        if isinstance(header, m.Feed) and not self._admit_feed(client, header):
+            return
         if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
-            self._check_waiting(client.routing_id, size, is_feed=frames > 0)
-        self._post(client, packet, frames=frames, size=size)
+            self._check_waiting(client.routing_id, size)
+        self._post(client, packet, size=size)
 
-    def _check_waiting(self, routing_id: bytes, size: int, *, is_feed: bool) -> None:
-        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many, or too many frames of feed."""
+    def _admit_feed(self, client: Client, feed: m.Feed) -> bool:
+        """False for more than may wait of what waits already: a client repeats it until the engine has taken some.
+
+        Raises DemonError `E_LIMIT` for frames beyond that.
+        """
+        fed = self._worker.inbox.fed(client.routing_id, feed.epoch)
+        if fed.frames < MAX_WAITING_FRAMES:
+            return True
+        if feed.frame + feed.count > fed.end:
+            raise DemonError("E_LIMIT", f"{fed.frames} frames of this epoch wait already: its credit is {INPUT_CREDIT}")
+        return False
+
+    def _check_waiting(self, routing_id: bytes, size: int) -> None:
+        """Raise DemonError `E_LIMIT` if a message of this client cannot wait: there are too many."""
         inbox = self._worker.inbox
         waiting = inbox.waiting(routing_id)
         if waiting.messages >= MAX_WAITING:
             raise DemonError("E_LIMIT", f"{MAX_WAITING} messages of this track wait already")
-        if is_feed and waiting.frames >= MAX_WAITING_FRAMES:
-            raise DemonError(
-                "E_LIMIT", f"{waiting.frames} frames of this track wait already: its credit is {INPUT_CREDIT}"
-            )
         if waiting.size + size > self._limits.held_bytes or inbox.size + size > MAX_HELD_BYTES:
             raise DemonError("E_LIMIT", f"{waiting.size} bytes of this track and {inbox.size} of all wait already")
 
-    def _post(
-        self, client: Client, packet: Packet, seat: Seat | None = None, *, frames: int = 0, size: int = 0
-    ) -> None:
-        is_urgent = not isinstance(packet.header, m.ORDERED)
-        item = Item(client.track_id, packet, seat)
-        self._worker.inbox.put(client.routing_id, item, is_urgent=is_urgent, frames=frames, size=size)
+    def _post(self, client: Client, packet: Packet, seat: Seat | None = None, *, size: int = 0) -> None:
+        header = packet.header
+        is_urgent = not isinstance(header, m.ORDERED)
+        epoch, frames, end = 0, 0, 0
+        if isinstance(header, m.Feed):
+            epoch, frames, end = header.epoch, header.count, header.frame + header.count
+        self._worker.inbox.put(
+            client.routing_id,
+            Item(client.track_id, packet, seat),
+            is_urgent=is_urgent,
+            epoch=epoch,
+            frames=frames,
+            end=end,
+            size=size,
+        )
 
     def _greet(self, routing_id: bytes, user: str, old: Client | None, hello: m.Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
             raise DemonError("E_PROTOCOL_VERSION", version_mismatch(hello.protocol))
         if not hello.is_rate_valid():
             raise DemonError("E_SAMPLE_RATE", f"{hello.rate} Hz is not a multiple of 25 from {MIN_RATE} to {MAX_RATE}")
-        self._check_waiting(routing_id, 0, is_feed=False)  # also of one that comes and goes
+        self._check_waiting(routing_id, 0)  # also of one that comes and goes
         if old:
             self._clients.forget(old)
             self._post(old, Packet(m.Bye()))
@@ -263,6 +285,8 @@ class Server:
         send_packet(self._sockets.control, routing_id, Packet(write_report(report)))
 
     def _take_events(self) -> None:
+        if self._events.empty():
+            return
         by_track = {client.track_id: client for client in self._clients}
         while not self._events.empty():
             event = self._events.get()
@@ -300,7 +324,11 @@ class Server:
                 self._on_tracks(self._told_tracks, MAX_TRACKS)
 
     def _forget_silent(self) -> None:
-        for client in self._clients.silent(time.monotonic()):
+        now = time.monotonic()
+        if now < self._look_for_silent_at:
+            return
+        self._look_for_silent_at = now + LOOK_FOR_SILENT_EVERY_S
+        for client in self._clients.silent(now):
             log.info("track %s fell silent", client.track_id)
             self._clients.forget(client)
             self._post(client, Packet(m.Bye()))

@@ -81,12 +81,13 @@ class ServerSockets:
     def receive(self, socket: zmq.Socket) -> Received | None:
         """The next message of one of the two; None if there is none."""
         try:
+            if self.gate is None:
+                routing_id, *parts = socket.recv_multipart(zmq.DONTWAIT)
+                return Received(routing_id, parts, "", -1)
             frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
         except zmq.Again:
             return None
         routing_id, *parts = (frame.bytes for frame in frames)
-        if self.gate is None:
-            return Received(routing_id, parts, "", -1)
         return Received(routing_id, parts, user_of(frames), frames[-1].get(zmq.SRCFD))
 
     def cut(self, socket: zmq.Socket, received: Received) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("forward", "ring", "step", "scaling", "memory", "tracks", "load", "plugin", "knob", "packing")
+SECTIONS = ("forward", "ring", "step", "scaling", "memory", "tracks", "load", "link", "plugin", "knob", "packing")
 FILE_COLUMNS = 170
 """Width of the tables where no terminal says how wide it is."""
 

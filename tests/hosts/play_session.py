@@ -4,7 +4,8 @@
 Paced, it presses play when the engine has been found, as people in a DAW do: until then the transport stands.
 
 The script is what the transport does: `play`, `stopped`, `locate AT TO`, `loop FIRST STOP` (samples, all multiples of the
-block) or `rhythm` (tempo and meter change at every block).
+block) or `rhythm` (tempo and meter change at every block). A job with `knob` turns one: at a sample of the run, a parameter's
+name, its value from 0 to 1.
 """
 
 from __future__ import annotations
@@ -54,12 +55,15 @@ def main() -> None:
 
     blocks = int(job["seconds"] * RATE) // block
     result = np.zeros((2, blocks * block), dtype=np.float32)
+    turn_at, name, value = job.get("knob", (-1, "", 0.0))
     position, waits, began = 0, 0, time.monotonic()
     for k in range(blocks):
         if command == "locate" and k * block == int(numbers[0]):
             position = int(numbers[1])
         if command == "loop" and position == int(numbers[1]):
             position = int(numbers[0])
+        if turn_at >= 0 and k == turn_at // block:
+            plugin.set_param_by_name(name, value)
         bpm, beats = (40 + 7 * k % 200, 2 + k % 6) if command == "rhythm" else (BPM, 4)
         plugin.set_transport(bpm, beats, 4, position, position / RATE * bpm / 60, command != "stopped")
         part = source[:, position : position + block]

@@ -261,7 +261,10 @@ class Connection(RuleBasedStateMachine):
         for name in (self.peer.name, self.honest.peer.name):
             waiting = inbox.waiting(name)
             assert waiting.messages <= MAX_WAITING + 2
-            assert waiting.frames < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
+            assert waiting.size <= server._limits.held_bytes
+            queue = inbox._queues.get(name)
+            most = max((fed.frames for fed in queue.fed.values()), default=0) if queue else 0
+            assert most < MAX_WAITING_FRAMES + m.MAX_FEED_FRAMES
         for client in server._clients:
             assert client.frames_in_flight <= max(client.hello.credit, LARGEST_WINDOW)
             assert client.frames_held <= 2 * MAX_FRAMES_HELD

@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.serve.inbox import Inbox, Waiting
+from engine_server.serve.inbox import Fed, Inbox, Waiting
 
 
 def everything(inbox):
@@ -36,6 +36,16 @@ def test_what_is_urgent_overtakes_the_rest_of_its_client():
     assert everything(inbox) == ["drop", "feed"]
     assert inbox.waiting(b"x") == Waiting()
     assert inbox.size == 0
+
+
+def test_frames_are_counted_by_epoch():
+    inbox = Inbox()
+    for epoch, frames, end in ((1, 25, 25), (2, 10, 70), (1, 5, 20)):
+        inbox.put(b"x", epoch, is_urgent=False, epoch=epoch, frames=frames, end=end)
+    assert [inbox.fed(b"x", epoch) for epoch in (1, 2, 3)] == [Fed(30, 25), Fed(10, 70), Fed()]
+    assert [inbox.take(0.0) for _ in range(2)] == [1, 2]
+    assert [inbox.fed(b"x", epoch) for epoch in (1, 2)] == [Fed(5, 25), Fed()]
+    assert inbox.fed(b"y", 1) == Fed()
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.booleans(), st.integers(0, 64)), max_size=60))

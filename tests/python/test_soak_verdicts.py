@@ -15,11 +15,11 @@ from tests.soak.leaks import check_flat, check_no_files, check_no_processes, mar
 from tests.soak.long_soak import Sample, SoakReport, check_steady
 from tests.soak.music import LATENCY
 from tests.soak.phases import check_lives
-from tests.soak.plans import KINDS, PHASES, make_plan
+from tests.soak.plans import KINDS, PHASES, WAYS, make_plan
 from tests.soak.scenarios import Outcome
 from tests.soak.servers import Held, Server
 from tests.soak.strikes import SILENCE_S, Strike, check_reconnection
-from tests.soak.verdicts import ViolationError, judge_bounce, judge_playing
+from tests.soak.verdicts import ViolationError, judge_bounce, judge_looping, judge_playing
 from tests.soak.watch import ProbeWatch, Seen
 
 RNG = np.random.default_rng(4)
@@ -105,6 +105,48 @@ def test_late_for_ever_is_wrong_once_nothing_has_struck_for_long(played):
         judge_playing(audio, expected, seen, BLOCK, calm_s=20.0)
 
 
+@pytest.fixture
+def looped():
+    """A capture, a pass in which takes arrive, two at rest; a knob turned in mid-pass, and three at rest on what it makes."""
+    clip, before, after, mixed = (RNG.standard_normal((2, 10 * BLOCK)).astype(np.float32) for _ in range(4))
+    audio = np.concatenate([clip, mixed, before, before, before, mixed, after, after, after], axis=1)
+    return audio, clip, before, after
+
+
+TURN_AT = 45 * BLOCK
+
+
+def test_a_loop_at_rest_is_right(looped):
+    assert judge_looping(*looped, turn_at=TURN_AT, calm_s=20.0) == "same bits"
+
+
+@pytest.mark.parametrize("block", [35, 44, 75, 89])
+def test_a_loop_at_rest_stays_there_whatever_strikes(looped, block):
+    looped[0][1, block * BLOCK + 7] += 1
+    with pytest.raises(ViolationError, match=f"at rest .* at {(block * BLOCK + 7) / 48_000:.3f} s|not at rest"):
+        judge_looping(*looped, turn_at=TURN_AT, calm_s=20.0)
+
+
+def test_what_sounds_while_a_loop_is_made_again_may_be_anything(looped):
+    for block in (12, 47, 55):
+        looped[0][0, block * BLOCK] += 1
+    assert judge_looping(*looped, turn_at=TURN_AT, calm_s=20.0) == "same bits"
+
+
+def test_a_loop_that_finds_no_rest_is_wrong_once_nothing_has_struck_for_long(looped):
+    audio, clip, before, after = looped
+    audio[:, 60 * BLOCK :] = audio[:, : 30 * BLOCK]
+    assert judge_looping(audio, clip, before, after, turn_at=TURN_AT, calm_s=5.0) == "struck to the end"
+    with pytest.raises(ViolationError, match="4800 of 4800 samples are not at rest"):
+        judge_looping(audio, clip, before, after, turn_at=TURN_AT, calm_s=20.0)
+
+
+def test_a_capture_that_changes_what_passes_is_wrong(looped):
+    looped[0][0, 3] += 1
+    with pytest.raises(ViolationError, match="captured"):
+        judge_looping(*looped, turn_at=TURN_AT, calm_s=20.0)
+
+
 def test_the_way_back_has_a_limit():
     strike = Strike("kill", 1.0, 0.5, 0.0, None, reconnect_s=2.2)
     check_reconnection(strike, 3.0)
@@ -121,7 +163,7 @@ def test_a_plan_is_a_function_of_seed_phase_and_number():
 @pytest.mark.parametrize("phase", PHASES)
 def test_over_many_plans_every_way_and_every_fault_of_a_phase_comes(phase):
     plans = [make_plan(1, phase, number, ports=2) for number in range(300)]
-    assert {plan.way for plan in plans} == {"pedalboard", "dawdreamer", "commit", "playing"}
+    assert {plan.way for plan in plans} == set(WAYS)
     kinds = {fault.kind for plan in plans for fault in plan.faults}
     assert kinds == set(KINDS[phase])
     engines = {fault.engine for plan in plans for fault in plan.faults}

@@ -169,6 +169,8 @@ class WireClient:
         sockets = [socket for socket in (self._control, self._audio) if socket is not None]
         ready, _, _ = zmq.select(sockets, [], [], timeout_s)
         for socket in ready:
+            if socket.closed:  # a welcome has just replaced it
+                continue
             packet = decode(socket.recv_multipart(), rate=self.rate, lane_count=len(self.lanes))
             if isinstance(packet.header, m.Welcome):
                 self._take_ticket(packet.header.ticket)

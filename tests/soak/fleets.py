@@ -20,7 +20,7 @@ from tests.soak.starter import Starter
 
 ENGINES = 2
 POLL_S = 0.02
-RESTART_LIMIT_S = 120.0
+RESTART_LIMIT_S = 180.0
 """Within which the fleet must have replaced an engine: it imports torch, on cores that others use too."""
 SENT = re.compile(r"track ([0-9a-f]+) goes to \S+:(\d+)$")
 KILLED = re.compile(r"^killed: the engine at port (\d+)$")
@@ -30,6 +30,8 @@ REPLACED = re.compile(r"the engine at process (\d+) ended with status -9; it is 
 
 class FleetServer(Server):
     """As `Server`; its process is the gateway, and all processes write the same log."""
+
+    start_timeout_s = RESTART_LIMIT_S
 
     def __init__(self, starter: Starter, model: Path, folder: Path, *, name: str = "server") -> None:
         super().__init__(starter, model, folder, name=name)

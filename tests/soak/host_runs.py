@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hosts.bounce import BUNDLE, start_bounce
+from hosts.parameters import parameter_name, proportion
 from shared_protocol.codec import Floats
 from tests.soak.music import DENOISE, LATENCY, PROMPT_ENVIRONMENT, RATE, Music
 from tests.soak.plans import BOUNCES, Plan
@@ -23,6 +24,12 @@ from tests.soak.watch import ProbeWatch
 BOUNCE_PIECES, COMMIT_PIECES, PLAY_PIECES = 4, 3, 4
 PLAY_S = 26.0
 POLL_S = 0.005
+LOOP_PIECE = 2 * 61_440
+"""Samples, on the grid of every block size used: a clip of 2.56 s, for which a take is soon made."""
+LOOP_PASSES = 12
+TURN_AT = 5 * LOOP_PIECE + LOOP_PIECE // 2
+"""When the knob is turned, from DENOISE to TURNED: amid the faults. Everything that is heard then has to be made again."""
+TURNED = 0.5
 CLIP_RESULTS = ("capture", "bounce0", "reopened")
 LOOP_ENVIRONMENT = {"DEMON_MODE": "loop", "DEMON_CAPTURE": "1"}
 
@@ -124,8 +131,8 @@ def start_host(plan: Plan, endpoint: str, folder: Path, *, pieces: int | None = 
     }
     if plan.way in BOUNCES:
         return _start_bounce(plan, endpoint, folder, environment, pieces or BOUNCE_PIECES)
-    start = _start_commit if plan.way == "commit" else _start_playing
-    return start(plan, folder, environment)
+    starts = {"commit": _start_commit, "playing": _start_playing, "looping": _start_looping}
+    return starts[plan.way](plan, folder, environment)
 
 
 def probe_of(folder: Path) -> Path:
@@ -159,10 +166,23 @@ def _start_commit(plan: Plan, folder: Path, environment: Mapping[str, str]) -> H
 
 def _start_playing(plan: Plan, folder: Path, environment: Mapping[str, str]) -> HostRun:
     np.save(folder / "in.npy", Music.source(PLAY_PIECES))
+    return _play(plan, folder, environment, {"seconds": PLAY_S, "script": ""})
+
+
+def _start_looping(plan: Plan, folder: Path, environment: Mapping[str, str]) -> HostRun:
+    """The first pass captures the clip."""
+    np.save(folder / "in.npy", Music.clip(LOOP_PIECE))
+    job = {"seconds": LOOP_PASSES * LOOP_PIECE / RATE, "script": f"loop 0 {LOOP_PIECE}",
+           "knob": (TURN_AT, parameter_name("denoise"), proportion("denoise", TURNED))}  # fmt: skip
+    return _play(plan, folder, {**environment, **LOOP_ENVIRONMENT}, job)
+
+
+def _play(plan: Plan, folder: Path, environment: Mapping[str, str], what: Mapping) -> HostRun:
     job = {"bundle": str(BUNDLE), "source": str(folder / "in.npy"), "result": str(folder / "out.npy"),
-           "block": plan.block, "paced": True, "seconds": PLAY_S, "script": "", "offline": False}  # fmt: skip
+           "block": plan.block, "paced": True, "offline": False, **what}  # fmt: skip
     process = _start_session("play_session.py", job, folder, environment)
-    return HostRun(process, folder, int(PLAY_S * RATE) // plan.block, {"result": folder / "out.npy"}, is_live=True)
+    blocks = int(job["seconds"] * RATE) // plan.block
+    return HostRun(process, folder, blocks, {"result": folder / "out.npy"}, is_live=True)
 
 
 def _start_session(script: str, job: Mapping, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:

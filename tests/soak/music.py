@@ -36,7 +36,7 @@ class Music:
     def __init__(self, model: Path) -> None:
         self._model = model
         self._lock = threading.Lock()
-        self._known: dict[tuple[int, int, bool], Floats] = {}
+        self._known: dict[tuple[int, int, bool, float], Floats] = {}
 
     @staticmethod
     @cache
@@ -46,24 +46,33 @@ class Music:
         assert rate == RATE
         return np.ascontiguousarray(np.tile(audio[:, 10 * RATE : 10 * RATE + PIECE], (1, pieces)))
 
+    @classmethod
+    def clip(cls, samples: int) -> Floats:
+        """`[2, N]`: the first samples of a piece."""
+        return np.ascontiguousarray(cls.source(1)[:, :samples])
+
+    def rest(self, samples: int, denoise: float) -> Floats:
+        """What a loop of the first samples of a piece comes to rest on. Any thread."""
+        return self._make(self.clip(samples), 0, is_commit=True, denoise=denoise)
+
     def reference(self, pieces: int, steps: int, *, is_commit: bool = False) -> Floats:
         """The bounce, or the commit, of so many pieces. steps: 0 for the checkpoint's own number. Any thread."""
         return self._make(self.source(pieces), steps, is_commit=is_commit)
 
     def short_reference(self, samples: int) -> Floats:
         """The bounce of the first samples of a piece alone, with the checkpoint's own number of steps. Any thread."""
-        return self._make(np.ascontiguousarray(self.source(1)[:, :samples]), 0)
+        return self._make(self.clip(samples), 0)
 
     @cached_property
     def _engine(self) -> Engine:
         return Engine(load_checkpoint(str(self._model)))
 
-    def _make(self, source: Floats, steps: int, *, is_commit: bool = False) -> Floats:
-        key = (source.shape[1], steps, is_commit)
+    def _make(self, source: Floats, steps: int, *, is_commit: bool = False, denoise: float = DENOISE) -> Floats:
+        key = (source.shape[1], steps, is_commit, denoise)
         with self._lock:
             if key not in self._known:
                 make = render_clip if is_commit else render
-                curves = build_table({"denoise": DENOISE}, frames_to_cover(source.shape[1], RATE))
+                curves = build_table({"denoise": denoise}, frames_to_cover(source.shape[1], RATE))
                 config = make_config(PROMPT, SEED, steps, "ode")
                 self._known[key] = make(self._engine, source, RATE, curves, config)
             return self._known[key]

@@ -10,8 +10,10 @@ from tests.soak.connection import Direction, Weather
 
 PHASES = ("kills", "clients", "network", "workers")
 BOUNCES = ("pedalboard", "dawdreamer")
-"""Hosts that bounce a stream; `commit` bounces a loop's clip in pedalboard, `playing` plays in minihost in real time."""
-WAYS = (*BOUNCES, *BOUNCES, "commit", "playing")
+"""Hosts that bounce a stream; `commit` bounces a loop's clip in pedalboard, `playing` plays in minihost in real time, and
+`looping` plays a loop's takes there."""
+LIVE = ("playing", "looping")
+WAYS = (*BOUNCES, *BOUNCES, *BOUNCES, "commit", "commit", "playing", "looping")
 NETWORK_KINDS = ("reset", "cut", "half-close up", "half-close down", "stall", "delay", "throttle")
 KINDS = {
     "kills": ("kill",) * 5 + ("stop",),
@@ -21,12 +23,12 @@ KINDS = {
 }
 """By phase. Of workers: an engine behind a gateway, and now and then the gateway."""
 ANY_ENGINE = (None, None, 0, 1)
-MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3}
+MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3, "looping": 3}
 LONGEST_PAUSE_S = 3.0
 LONG_PAUSES_S = (3.0, 16.0)
 """Some: the plugin calls the engine lost after 3 s of silence, and tries again ever more rarely, most rarely after 14 s."""
 LONG_PAUSE_SHARE = 0.2
-TIMEOUT_S, SHORT_TIMEOUT_S, FLEET_TIMEOUT_S = 30.0, 3.0, 90.0
+TIMEOUT_S, SHORT_TIMEOUT_S, FLEET_TIMEOUT_S = 30.0, 3.0, 180.0
 """DEMON_TIMEOUT_S: more than the longest pause and the way back; where the engine does not come back; and where a gateway
 starts engines, which import torch first."""
 FOR_GOOD = float("inf")
@@ -99,8 +101,8 @@ def make_plan(seed: int, phase: str, number: int, *, ports: int = 1) -> Plan:
 
 def _place(rng: random.Random, way: str) -> tuple[float, float]:
     """`at` and `delay_s`: often while the host starts and says hello, else anywhere."""
-    if way == "playing":
-        return rng.uniform(0.1, 0.7), 0.0
+    if way in LIVE:
+        return rng.uniform(0.02 if way == "looping" else 0.1, 0.7), 0.0  # a loop's capture ends at 0.08
     if rng.random() < 0.25:
         return 0.0, rng.uniform(0.0, 2.0)
     return rng.uniform(0.05, 0.95), rng.uniform(0.0, 1.5 if way == "commit" else 0.3)

@@ -76,7 +76,7 @@ def as_json(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _endings(phase: PhaseReport) -> str:
-    ends = {"same bits": 0, "dry": 0, "in time": 0, "killed": 0}
+    ends = {"same bits": 0, "dry": 0, "in time": 0, "struck": 0, "killed": 0}
     for outcome in phase.outcomes:
         for end in ends:
             ends[end] += outcome.verdict.startswith(end)

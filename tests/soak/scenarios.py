@@ -13,21 +13,26 @@ from tests.soak.host_runs import (
     BOUNCE_PIECES,
     CLIP_RESULTS,
     COMMIT_PIECES,
+    LOOP_PASSES,
+    LOOP_PIECE,
     PLAY_PIECES,
     PLAY_S,
+    TURN_AT,
+    TURNED,
     HostRun,
     start_host,
 )
-from tests.soak.music import Music
+from tests.soak.music import DENOISE, RATE, Music
 from tests.soak.plans import FOR_GOOD, Fault, Plan
 from tests.soak.proxy import Proxy
 from tests.soak.servers import Held, Server
 from tests.soak.strikes import RECONNECT_LIMIT_S, Strike, Striker, check_reconnection
-from tests.soak.verdicts import ViolationError, judge_bounce, judge_playing
+from tests.soak.verdicts import ViolationError, judge_bounce, judge_looping, judge_playing
 
-UNDISTURBED_S = {"pedalboard": 60.0, "dawdreamer": 60.0, "commit": 60.0, "playing": PLAY_S + 60.0}
+UNDISTURBED_S = {"pedalboard": 60.0, "dawdreamer": 60.0, "commit": 60.0, "playing": PLAY_S + 60.0,
+                 "looping": LOOP_PASSES * LOOP_PIECE / RATE + 60.0}  # fmt: skip
 """Generous for two slow cores that others use too: on an idle machine bounces take 8 to 13 s."""
-RESTART_S = 30.0
+RESTART_S = 60.0
 """More for each where a gateway starts engines."""
 RECOVERY_S = 15.0
 """For each fault: to come back, feed again what the engine needs and make again what was in flight."""
@@ -141,6 +146,9 @@ def _judge(plan: Plan, music: Music, run: HostRun, calm_s: float) -> str:
     if plan.way == "playing":
         expected = music.reference(PLAY_PIECES, 0)
         return judge_playing(results["result"], expected, run.watch.seen, plan.block, calm_s=calm_s)
+    if plan.way == "looping":
+        rests = music.rest(LOOP_PIECE, DENOISE), music.rest(LOOP_PIECE, TURNED)
+        return judge_looping(results["result"], music.clip(LOOP_PIECE), *rests, turn_at=TURN_AT, calm_s=calm_s)
     if plan.way == "commit":
         return _judge_clip(results, music)
     return judge_bounce(

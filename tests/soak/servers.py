@@ -40,6 +40,8 @@ class Held:
 class Server:
     """`demon serve` with the tiny checkpoint. Keeps its ports over restarts; every life writes a log of its own."""
 
+    start_timeout_s = START_TIMEOUT_S
+
     def __init__(self, starter: Starter, model: Path, folder: Path, *, name: str = "server") -> None:
         self._starter, self._model, self._folder, self._name = starter, model, folder, name
         self.port = free_port_pair()
@@ -80,7 +82,7 @@ class Server:
         finally:
             os.close(stdin_read)
             os.close(log)
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self.start_timeout_s
         while not any(line.startswith("serving ") for line in self._log_lines()):
             if not self.is_alive() or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-2000:]}")

@@ -15,6 +15,8 @@ CROSSFADE = 512
 """Samples in which a bounce passes from the engine's sound to the dry signal."""
 CALM_S = 10.0
 """After this long a live host must be heard wet again: the plugin's latency of 6 s, and time to compute on a busy machine."""
+REST_S = 15.0
+"""After this long a loop must rest again: the clip is fed again, a take is made, and the pass that is judged is played."""
 LAST_BLOCKS = 100
 
 
@@ -60,3 +62,40 @@ def judge_playing(audio: Floats, expected: Floats, seen: Sequence[Seen], block: 
     if calm_s > CALM_S and late[-LAST_BLOCKS:].all():
         raise ViolationError(f"still late {calm_s:.0f} s after the last return")
     return f"in time {1 - late[LATENCY // block :].mean():.0%}"
+
+
+def judge_looping(audio: Floats, clip: Floats, before: Floats, after: Floats, *, turn_at: int, calm_s: float) -> str:
+    """A loop that plays from its capture on, pass by pass. before, after: what it rests on until a knob is turned, and then.
+
+    Once it is at rest nothing that strikes is heard; and the last pass is at rest if nothing has struck for long enough.
+    Raises ViolationError.
+    """
+    length = clip.shape[1]
+    if not np.array_equal(audio[:, :length], clip):
+        raise ViolationError("the dry signal did not pass while the clip was captured")
+    _check_rest(audio[:, :turn_at], before, 0)
+    _check_rest(audio, after, -(-turn_at // length) * length)
+    last = audio[:, audio.shape[1] // length * length - length :][:, :length]
+    if np.array_equal(last, after):
+        return "same bits"
+    if calm_s > REST_S:
+        wrong = int((last != after).any(axis=0).sum())
+        raise ViolationError(f"{wrong} of {length} samples are not at rest {calm_s:.0f} s after the last return")
+    return "struck to the end"
+
+
+def _check_rest(audio: Floats, rest: Floats, first: int) -> None:
+    """From the first whole pass that is at rest on, of those that begin at sample `first` or later, all has to be.
+
+    Raises ViolationError.
+    """
+    length = rest.shape[1]
+    for start in range(first, audio.shape[1] - length + 1, length):
+        if np.array_equal(audio[:, start : start + length], rest):
+            heard = audio[:, start:]
+            times = -(-heard.shape[1] // length)
+            wrong = (heard != np.tile(rest, (1, times))[:, : heard.shape[1]]).any(axis=0)
+            if wrong.any():
+                at = (start + int(np.argmax(wrong))) / RATE
+                raise ViolationError(f"a loop at rest that nobody edits has other bits at {at:.3f} s")
+            return

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link: round trips without the model against bare sockets, what they cost the server, and what garbage does to others.
+
+A server runs in a process of its own. Round trips take turns with those of an echo of the same bytes, in a process like it, so
+that both meet the same machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zmq
+
+from engine_server.serve.endpoint import audio_endpoint
+from engine_server.status.ask import ask
+from engine_server.status.report import EngineReport
+from shared_protocol import PROTOCOL_VERSION
+from shared_protocol import messages as m
+from shared_protocol.codec import Packet, decode, encode
+from shared_protocol.timebase import samples_per_frame
+from tests.bench.measure import Row, Target
+from tests.bench.models import Effort
+
+SMALL = Path(__file__).parents[1] / "checkpoint"
+RATE, LANES = 48_000, ["denoise"]
+TRIPS = 4000
+BLOCKS = 4
+"""The trips of a row: in so many blocks, each after one of the echo's."""
+FED_AT_ONCE = 5
+MOST_SLOWER = 1.5
+"""What the link's slowest trips in a hundred may take, in those of bare sockets."""
+WATCHED_S = 20.0
+ANSWER_MS = 20_000
+
+
+def rows(effort: Effort) -> Iterator[Row]:
+    """Trips first, while nothing is computed; then beside an engine at work, with and without a peer that sends garbage."""
+    with _process(_serve) as (endpoint, _), _process(_echo) as (echo, _):
+        trips = 400 if effort.quick else TRIPS
+        yield from _heartbeats(endpoint, echo, trips)
+        yield from _feeds(endpoint, echo, trips // 4)
+        yield from _beside_garbage(endpoint, 2.0 if effort.quick else WATCHED_S)
+
+
+def _heartbeats(endpoint: str, echo: str, trips: int) -> Iterator[Row]:
+    ping, pong = encode(Packet(m.Ping(1, 0, 0, 0))), encode(Packet(m.Pong(1, [], [], 0.0, 0.0)))
+    with Peer(endpoint) as peer, Peer(echo, greets=False) as bare:
+        before = _report(endpoint)
+        ours, theirs = _in_turn(
+            lambda: peer.trip(peer.control, ping), lambda: bare.trip(bare.control, [*pong, *ping]), trips
+        )
+        after = _report(endpoint)
+    name, against = "a ping and its pong", "an echo of the same bytes by pyzmq"
+    yield Row(f"{name}: median", _percentile(ours, 50), against, _percentile(theirs, 50), "ms")
+    yield _slowest(name, ours, against, theirs)
+    spent = 1000 * (after.link_cpu_s - before.link_cpu_s) / trips
+    yield Row(f"{name}: processor of the server's thread", spent, "the echo's median", _percentile(theirs, 50), "ms")
+
+
+def _feeds(endpoint: str, echo: str, trips: int) -> Iterator[Row]:
+    """The same frames again and again, of which nothing is made: the time until the engine's thread has taken them."""
+    with Peer(endpoint) as peer, Peer(echo, greets=False) as bare:
+        peer.begin()
+        feed, pong = peer.feed_parts(0), encode(Packet(m.Pong(0, [1], [0], 0.0, 0.0)))
+        ours, theirs = _in_turn(
+            lambda: peer.trip(peer.audio, feed), lambda: bare.trip(bare.control, [*pong, *feed]), trips
+        )
+    name, against = f"{FED_AT_ONCE} frames of feed, taken by the engine", "an echo that takes the same bytes"
+    yield Row(f"{name}: median", _percentile(ours, 50), against, _percentile(theirs, 50), "ms")
+    yield Row(f"{name}: 99 of 100 within", _percentile(ours, 99), against, _percentile(theirs, 99), "ms")
+
+
+def _slowest(name: str, ours: list[float], against: str, theirs: list[float]) -> Row:
+    target = Target("ratio", 1 / MOST_SLOWER)
+    return Row(
+        f"{name}: 99 of 100 within", _percentile(ours, 99), against, _percentile(theirs, 99), "ms", target=target
+    )
+
+
+def _beside_garbage(endpoint: str, seconds: float) -> Iterator[Row]:
+    """How much longer the longest wait of an honest track is than without garbage, against a step of the engine."""
+    with _process(_send_garbage, endpoint) as (_, garbage), Peer(endpoint) as busy, Peer(endpoint) as honest:
+        busy.begin()
+        for _ in range(250 // FED_AT_ONCE):  # all it may: the engine is at work for as long as this lasts
+            busy.feed()
+        honest.begin()
+        calm = _watched(busy, honest, seconds)
+        garbage.send("begin")
+        beside = _watched(busy, honest, seconds)
+        step = 1000 * _report(endpoint).step_s
+    refused = sum(_report(endpoint).refusals.values())
+    for what in ("heartbeats", "feeds"):
+        extra = max(beside[what]) - max(calm[what])
+        yield Row(
+            f"{what} beside a peer that sends garbage: the longest wait, beyond that without",
+            max(extra, 1e-3),
+            "a step of the engine",
+            step,
+            "ms",
+            target=Target("ratio", 1.0),
+            note=f"{len(beside[what])} trips, {refused} messages refused, {max(calm[what]):.0f} ms at most without",
+        )
+
+
+def _watched(busy: Peer, honest: Peer, seconds: float) -> dict[str, list[float]]:
+    """Trips of an honest track, in milliseconds, while another keeps the engine at work."""
+    ping = encode(Packet(m.Ping(1, 0, 0, 0)))
+    trips: dict[str, list[float]] = {"heartbeats": [], "feeds": []}
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        busy.keep_busy()
+        trips["heartbeats"].append(1000 * honest.trip(honest.control, ping))
+        trips["feeds"].append(1000 * honest.feed_trip())
+    return trips
+
+
+class Peer:
+    """A client with both sockets; without a greeting, the client of an echo."""
+
+    def __init__(self, endpoint: str, *, greets: bool = True) -> None:
+        self._context = zmq.Context()
+        self.control = self._socket(b"c" + os.urandom(16), endpoint)
+        self._fed = self._wanted = 0
+        if greets:
+            config = m.make_config("strings", 7)
+            hello = m.Hello(PROTOCOL_VERSION, "bench", RATE, "stream", 150, 3000, "none", LANES, config)
+            self.control.send_multipart(encode(Packet(hello)))
+            welcome = self._next(m.Welcome)
+            self.audio = self._socket(b"a" + bytes.fromhex(welcome.ticket), audio_endpoint(endpoint))
+            self._credit = welcome.credit
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.control.send_multipart(encode(Packet(m.Bye())))
+        self._context.destroy(linger=500)
+
+    def trip(self, socket: zmq.Socket, parts: list[bytes]) -> float:
+        """Seconds from sending to the next pong."""
+        began = time.perf_counter()
+        socket.send_multipart(parts)
+        self._pong()
+        return time.perf_counter() - began
+
+    def begin(self) -> None:
+        """An epoch at zero."""
+        self.audio.send_multipart(encode(Packet(m.Begin(1, "stream", 0, 0, 0, False))))
+
+    def feed_parts(self, frame: int) -> list[bytes]:
+        """Some frames of silence."""
+        audio = np.zeros((2, FED_AT_ONCE * samples_per_frame(RATE)), dtype=np.float32)
+        lanes = np.full((FED_AT_ONCE, len(LANES)), 0.8, dtype=np.float32)
+        return encode(Packet(m.Feed(1, frame, FED_AT_ONCE), audio, lanes))
+
+    def feed(self) -> None:
+        """Go on feeding, without waiting."""
+        self.audio.send_multipart(self.feed_parts(self._fed))
+        self._fed += FED_AT_ONCE
+
+    def feed_trip(self) -> float:
+        """Seconds until the engine's thread has taken some frames, of which it is told that none are wanted."""
+        parts = self.feed_parts(self._fed)
+        self._fed += FED_AT_ONCE
+        began = time.perf_counter()
+        self.audio.send_multipart(parts)
+        while self._fed not in self._pong().expected:
+            pass
+        seconds = time.perf_counter() - began
+        self.control.send_multipart(encode(Packet(m.Ping(2, 1, self._fed, 0))))
+        while self._pong().number != 2:
+            pass
+        return seconds
+
+    def keep_busy(self) -> None:
+        """Take windows as they come, and feed as much."""
+        while self.audio.poll(0):
+            header = decode(self.audio.recv_multipart(), rate=RATE, lane_count=1).header
+            assert isinstance(header, m.Window)
+            if header.frame == self._wanted:
+                self._wanted += header.count
+        self.control.send_multipart(encode(Packet(m.Ping(3, 1, self._wanted, self._wanted))))
+        while self._fed < self._wanted + self._credit:
+            self.feed()
+        while self.control.poll(0):
+            self.control.recv_multipart()
+
+    def _pong(self) -> m.Pong:
+        return self._next(m.Pong)
+
+    def _next(self, kind: type[Any]) -> Any:
+        while True:
+            if not self.control.poll(ANSWER_MS):
+                raise TimeoutError("no answer")
+            header = decode(self.control.recv_multipart()[:1], rate=RATE, lane_count=1).header
+            if isinstance(header, kind):
+                return header
+            if isinstance(header, m.Error):
+                raise RuntimeError(f"{header.code}: {header.message}")
+
+    def _socket(self, routing_id: bytes, endpoint: str) -> zmq.Socket:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, routing_id)
+        socket.setsockopt(zmq.LINGER, 500)
+        socket.connect(endpoint)
+        return socket
+
+
+# Processes
+
+
+@contextmanager
+def _process(target: Callable[..., None], *arguments: str) -> Iterator[tuple[str, Any]]:
+    """Run a function in a process of its own until this ends; what it says first, and a pipe to it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    process.start()
+    try:
+        yield ours.recv(), ours
+    finally:
+        process.kill()
+        process.join()
+
+
+def _serve(pipe: Any) -> None:
+    from engine_server.model.checkpoint import load_checkpoint
+    from engine_server.serve.serve_engine import serve_engine
+    from engine_server.serve.warm_up import warm_up
+    from engine_server.tracks.engine import Engine
+
+    def load() -> Engine:
+        engine = Engine(load_checkpoint(str(SMALL), device="cpu"))
+        warm_up(engine)
+        return engine
+
+    logging.getLogger("demon").setLevel(logging.ERROR)
+    serve_engine("tcp://127.0.0.1:*", load, on_serving=pipe.send)
+
+
+def _echo(pipe: Any) -> None:
+    """Sends back the first part of what comes, from a loop that polls, as a server does."""
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.bind("tcp://127.0.0.1:*")
+    pipe.send(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    while True:
+        poller.poll()
+        socket.send_multipart(socket.recv_multipart()[:2])
+
+
+def _send_garbage(pipe: Any, endpoint: str) -> None:
+    """As much as the sockets take, of everything that is wrong: bytes, headers of nobody's track, large payloads."""
+    rng = random.Random(1)
+    context = zmq.Context()
+    sockets = [context.socket(zmq.DEALER) for _ in range(2)]
+    for socket, where in zip(sockets, (endpoint, audio_endpoint(endpoint)), strict=True):
+        socket.connect(where)
+    large = encode(Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * 1920), np.float32), np.zeros((64, 1), np.float32)))
+    kinds = [
+        lambda: [rng.randbytes(rng.randrange(200))],
+        lambda: encode(Packet(m.Ping(1, 1, 0, 0))),
+        lambda: [b"\x81\xa4type\xa4feed", b"\0" * 100],
+        lambda: large,
+    ]
+    pipe.send("")
+    pipe.recv()
+    while True:
+        for socket in sockets:
+            kind = rng.choice(kinds[: len(kinds) if socket is sockets[1] else -1])
+            socket.send_multipart(kind())
+            while socket.poll(0):
+                socket.recv_multipart()
+
+
+def _in_turn(ours: Callable[[], float], theirs: Callable[[], float], trips: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of trips, in blocks that take turns."""
+    for warm in (ours, theirs):
+        for _ in range(50):
+            warm()
+    measured: tuple[list[float], list[float]] = ([], [])
+    for _ in range(BLOCKS):
+        for trip, seconds in zip((ours, theirs), measured, strict=True):
+            seconds += [1000 * trip() for _ in range(trips // BLOCKS)]
+    return measured
+
+
+def _percentile(values: list[float], percent: float) -> float:
+    return float(np.percentile(values, percent))
+
+
+def _report(endpoint: str) -> EngineReport:
+    report = ask(endpoint, None)
+    assert isinstance(report, EngineReport)
+    return report
