@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -101,8 +102,10 @@ class EngineActor:
         import torch
 
         from engine_server.cli import load_engine
+        from engine_server.serve.serve_engine import SWITCH_S
         from engine_server.serve.warm_up import warm_up
 
+        sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(self._settings.threads)
         engine = load_engine(
             self._settings.model, self._settings.depth, [Path(folder) for folder in self._settings.loras]

@@ -217,7 +217,9 @@ def test_beyond_loopback_only_allowed_keys_get_to_an_engine_and_a_revoked_one_lo
             bounce.take(30)
             monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
             reports = [answer.report for answer in ask_all(gateway.endpoint)]
-            assert [len(report.tracks) for report in reports[1:]] == [1], "the gateway's key opens its engines, too"
+            assert [len(report.track_reports) for report in reports[1:]] == [1], (
+                "the gateway's key opens its engines, too"
+            )
             with WireClient(engine.endpoint, keys=Keys(client._server_key, stranger)) as other:
                 other.send(other.hello_header())
                 with pytest.raises(TimeoutError):
