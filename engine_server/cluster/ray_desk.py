@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -25,7 +26,8 @@ class OpenDesk:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         self._ray = ray
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Softly it would be placed anywhere, as it takes nothing, and be lost with a node that is none of its own.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"name": DESK_NAME, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
         deadline = time.monotonic() + NAME_FREE_S
         while True:
@@ -76,10 +78,11 @@ class DeskVisitor:
         """What the gateway said last."""
         deadline = time.monotonic() + ANSWER_S
         while True:
-            found = self._ask(self._actor.state.remote())
+            found: tuple[ClusterState, float] | None = None
+            with contextlib.suppress(self._ray.exceptions.RayError):  # its process may have ended, and be started again
+                found = self._ray.get(self._actor.state.remote(), timeout=ANSWER_S)
             if found and found[1] < STALE_S:
-                state: ClusterState = found[0]
-                return state
+                return found[0]
             if time.monotonic() > deadline:
                 raise DemonError("E_CLUSTER", "the gateway of this Ray cluster does not answer")
             time.sleep(POLL_S)
@@ -87,16 +90,13 @@ class DeskVisitor:
     def order(self, verb: Verb, argument: str) -> ClusterState:
         """Give an order and wait until the gateway has taken it; what it then says."""
         order = Order(verb, argument)
-        self._ask(self._actor.order.remote(order))
+        try:
+            self._ray.get(self._actor.order.remote(order), timeout=ANSWER_S)
+        except self._ray.exceptions.RayError as error:
+            raise DemonError("E_CLUSTER", f"the gateway's desk does not take the order to {verb}; try again") from error
         deadline = time.monotonic() + TAKEN_S
         while order.id not in (state := self.state()).done:
             if time.monotonic() > deadline:
                 raise DemonError("E_CLUSTER", f"the gateway has not taken the order to {verb}; try again")
             time.sleep(POLL_S)
         return state
-
-    def _ask(self, question: Any) -> Any:
-        try:
-            return self._ray.get(question, timeout=ANSWER_S)
-        except self._ray.exceptions.RayError as error:
-            raise DemonError("E_CLUSTER", "the gateway of this Ray cluster does not answer") from error

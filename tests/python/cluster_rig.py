@@ -44,6 +44,7 @@ class RayNodes:
         os.environ |= {"RAY_TMPDIR": self._folder.name, "RAY_USAGE_STATS_ENABLED": "0"}
         self._handler = signal.getsignal(signal.SIGTERM)
         self._cpus = cpus
+        self.gateway: ClusterGateway | None = None
         for remaining in reversed(range(TRIES)):
             try:
                 self._build(names)
@@ -117,7 +118,9 @@ class ClusterGateway:
         environment: Mapping[str, str] | None = None,
         options: Sequence[str] = (),
     ) -> None:
-        self._nodes = nodes
+        if nodes.gateway:  # a cluster has one at a time
+            nodes.gateway.close()
+        nodes.gateway, self._nodes = self, nodes
         command = [*DEMON, "cluster", "start", "--engines", str(engines), "--cpus", str(cpus), "--model", str(model)]
         command += ["--address", nodes.address, "--endpoint", endpoint, "--first-port", "0", *options]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
