@@ -61,7 +61,7 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	scripts/debian-packages
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[hosts,test,training]'
+	$(PY) -m pip install --quiet --editable '.[hosts,test,training,cluster]'
 	$(PY) -m pip install --quiet --no-deps basic-pitch==0.4.0 # only its ONNX file is used; it would pull in TensorFlow
 	touch $@
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from engine_server.command_options import Depth, Loras, Model
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -31,19 +32,6 @@ if TYPE_CHECKING:
 
 console = Console(stderr=True)
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="'embedded', a checkpoint folder (diffusers or original ACE-Step layout), or owner/name on the hub."
-    ),
-]
-Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
-Loras = Annotated[
-    list[Path] | None,
-    typer.Option(
-        help="Folder of LoRA files; may be repeated. The user's own, and the engine's, are always looked through."
-    ),
-]
 FILE_COLUMNS = 170
 """Width of tables where no terminal says how wide it is."""
 EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
@@ -337,8 +325,10 @@ def doctor(
 
 def add_groups() -> None:
     """Commands that have commands of their own."""
+    from engine_server.cluster.commands import cluster_app
     from engine_server.serve.keys_commands import keys_app
 
+    app.add_typer(cluster_app, name="cluster")
     app.add_typer(keys_app, name="keys")
 
 

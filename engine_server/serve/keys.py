@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import re
 import struct
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -109,6 +110,18 @@ class KeyStore:
         if not all(NAMES.fullmatch(client.name) and is_key(client.public) for client in clients):
             raise DemonError("E_KEYS", f"{self.clients_file} names a client without a name or key; {_CLIENTS_REMEDY}")
         return tuple(clients)
+
+    def own_keys(self) -> frozenset[str]:
+        """Public keys of whoever may connect besides the clients, and is told of all tracks: this machine."""
+        return frozenset([self.server().public])
+
+    def clients_stamp(self) -> Hashable:
+        """What changes whenever the list of clients does. Raises nothing."""
+        try:
+            found = self.clients_file.stat()
+        except OSError:
+            return None
+        return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
     def allow(self, name: str, public: str, *, today: datetime.date | None = None) -> None:
         """Let a client in. Refuses a name or key that is there already, a malformed one, and more than 1024 clients."""

@@ -93,9 +93,9 @@ class Gate:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._own = store.server().public
+        self._own = store.own_keys()
         self._names = {client.public: client.name for client in store.clients()}
-        self._seen = self._complained_of = self._stamp()
+        self._seen = self._complained_of = store.clients_stamp()
         self._looked_at = clock()
         self._refusals, self._told_at = 0, -REFUSALS_LOGGED_EVERY_S
         self._authenticator = ThreadAuthenticator(context, log=logging.getLogger("demon.security.zap"))
@@ -119,7 +119,7 @@ class Gate:
 
     def is_own(self, user: str) -> bool:
         """Whether it is the server's own key: of whoever may read the server's files."""
-        return user == self._own
+        return user in self._own
 
     def name_of(self, user: str) -> str:
         """What the client is called here, or the first digits of its key: for logs."""
@@ -145,10 +145,10 @@ class Gate:
             if at_once or now - self._looked_at >= RELOAD_S:
                 self._looked_at = now
                 self._reload()
-            return THIS_MACHINE if public == self._own else self._names.get(public)
+            return THIS_MACHINE if public in self._own else self._names.get(public)
 
     def _reload(self) -> None:
-        stamp = self._stamp()
+        stamp = self._store.clients_stamp()
         if stamp == self._seen:
             return
         try:
@@ -160,14 +160,6 @@ class Gate:
             return
         self._seen = stamp
         log.info("%d clients are allowed", len(self._names))
-
-    def _stamp(self) -> tuple[int, ...] | None:
-        """What changes whenever the list of clients does."""
-        try:
-            found = self._store.clients_file.stat()
-        except OSError:
-            return None
-        return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
 
     def _note_refusal(self, public: str) -> None:
         """One line in ten seconds at most: refused clients try again and again, and attackers more often."""

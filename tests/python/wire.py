@@ -113,6 +113,8 @@ class WireClient:
         """Frames of windows that have come since the last welcome."""
         self._home = self._endpoint = endpoint
         self._keys = keys
+        self._server_key = ""
+        """Of the engine that a gateway has sent us to."""
         self._context = zmq.Context()
         self._control = self._open(self.routing_id, endpoint)
         self._audio: zmq.Socket | None = None
@@ -124,7 +126,7 @@ class WireClient:
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         socket.setsockopt(zmq.LINGER, 0)
         if self._keys:
-            socket.curve_serverkey = self._keys.server.encode()
+            socket.curve_serverkey = (self._server_key or self._keys.server).encode()
             socket.curve_publickey = self._keys.own.public.encode()
             socket.curve_secretkey = self._keys.own.secret.encode()
         socket.connect(endpoint)
@@ -200,14 +202,15 @@ class WireClient:
             if isinstance(answer.header, m.Welcome):
                 return answer
             host, _, _ = self._home.rpartition(":")
-            self._greet(answer.header.endpoint.replace("tcp://*", host), fields)
+            self._greet(answer.header.endpoint.replace("tcp://*", host), fields, answer.header.key)
             try:
                 return self.wait_for(m.Welcome, timeout_s=3.0)
             except TimeoutError:  # that engine has just died, maybe: whoever sent us there will know by now
                 if time.monotonic() > deadline:
                     raise
 
-    def _greet(self, endpoint: str, fields: dict) -> None:
+    def _greet(self, endpoint: str, fields: dict, server_key: str = "") -> None:
+        self._server_key = server_key
         if endpoint != self._endpoint:
             self._control.close()
             self._endpoint, self._control = endpoint, self._open(self.routing_id, endpoint)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'embedded', a checkpoint folder (diffusers or original ACE-Step layout), or owner/name on the hub."
+    ),
+]
+Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
+Loras = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder of LoRA files; may be repeated. The user's own, and the engine's, are always looked through."
+    ),
+]
