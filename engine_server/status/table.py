@@ -18,16 +18,24 @@ MIB = 2**20
 def draw(answers: Sequence[Answer], before: Sequence[Answer] = ()) -> RenderableType:
     """What servers answered. before: an earlier time, for the processors' load since."""
     earlier = {answer.endpoint: answer.report for answer in before}
-    servers = Table("server", "", "up", "processor", "memory", "files", "tracks", "ticks/s", "step", "made", "late",
-                    "refused", box=None, pad_edge=False, header_style="bold")  # fmt: skip
-    tracks = Table("track", "client", "mode", "rate", "up", "made", "per s", "late", "worst", "skipped", "slots",
-                   "epochs", "feed", "windows", box=None, pad_edge=False, header_style="bold")  # fmt: skip
+    servers = _table("server", "", numbers="up|processor|memory|files|tracks|ticks/s|step|made|late|refused")
+    tracks = _table(
+        "track", "client", "mode", numbers="rate|up|made|per s|late|worst|skipped|slots|epochs|feed|windows"
+    )
     for answer in answers:
         _add_server(servers, answer, _load(answer, earlier.get(answer.endpoint)))
         if isinstance(answer.report, EngineReport):
             for track in answer.report.track_reports:
                 _add_track(tracks, track)
     return Group(servers, Text(), tracks) if tracks.row_count else servers
+
+
+def _table(*texts: str, numbers: str) -> Table:
+    """Columns of text, then of numbers, which stand on the right."""
+    table = Table(*texts, box=None, pad_edge=False, header_style="bold")
+    for heading in numbers.split("|"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def _add_server(table: Table, answer: Answer, load: str) -> None:
