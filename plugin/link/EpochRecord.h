@@ -55,8 +55,10 @@ public:
     const FrameGrid grid;
     const std::int64_t firstFrame;
 
-    bool hasBegun = false;           ///< `begin` was sent on this connection
-    bool endSent = false;            ///< `end` was sent on this connection
+    bool hasBegun = false; ///< `begin` was sent on this connection
+    bool endSent = false;  ///< `end` was sent on this connection
+    std::int64_t endSentAt = 0;
+    std::int64_t answeredAt = 0;     ///< when a window of this epoch came last, or its progress was told
     std::optional<std::int64_t> end; ///< first frame that does not exist, once known
     std::int64_t wanted;             ///< first frame whose audio is wanted and has not arrived; a loop's playhead
     std::int64_t nextToSend;         ///< first frame that was not sent on this connection
@@ -70,6 +72,14 @@ public:
     bool isLoop() const { return kind == EpochKind::loop; }
     bool isWhole() const { return clip != nullptr; }
     const std::shared_ptr<const ClipAudio>& source() const { return clip; }
+
+    /// Whether the `end` may have been lost: the engine has everything, and makes nothing of it for longer than
+    /// `patience`. A loop has heard of it once it has made anything at all.
+    bool isEndUnheard(std::int64_t now, std::int64_t patience) const
+    {
+        const bool isHeard = isDelivered() || (isLoop() && answeredAt > endSentAt);
+        return endSent && !isHeard && lastExpected >= *end && now - std::max(endSentAt, answeredAt) > patience;
+    }
 
     /// The frame after the newest one.
     std::int64_t keptEnd() const

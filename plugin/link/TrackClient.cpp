@@ -207,7 +207,7 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
             return lose(now);
         sendReferences();
         sendConfiguration(now);
-        sendEpochs();
+        sendEpochs(now);
         sendEdits(now);
         sendPing(now);
     }
@@ -216,6 +216,7 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
 void TrackClient::sayHello(std::int64_t now)
 {
     outbox.clear();
+    strays.clear();
     outbox.emplace_back(Hello{kProtocolVersion, name, sampleRate, isLoopTrack ? "loop" : "stream",
                               isLoopTrack ? 0 : latency, windowCredit(isLoopTrack), wantedPacking, wireLaneIds(),
                               config});
@@ -307,7 +308,7 @@ bool TrackClient::beginEpoch(EpochRecord& record)
     return true;
 }
 
-void TrackClient::sendEpochs()
+void TrackClient::sendEpochs(std::int64_t now)
 {
     for (EpochRecord& record : records)
     {
@@ -319,10 +320,11 @@ void TrackClient::sendEpochs()
             feed.packing = published.engine.packing;
             outbox.emplace_back(std::move(feed));
         }
-        if (record.end && !record.endSent && !record.hasFeed())
+        if (record.end && !record.hasFeed() && (!record.endSent || record.isEndUnheard(now, kResendAfter)))
         {
             outbox.emplace_back(End{record.id, *record.end});
             record.endSent = true;
+            record.endSentAt = now;
         }
         record.forgetBefore(record.wanted - published.engine.retain);
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -167,10 +168,11 @@ private:
     bool forgetSent(const std::string& text);
     void sendEdits(std::int64_t now);
     void sendConfiguration(std::int64_t now);
-    void sendEpochs();
+    void sendEpochs(std::int64_t now);
     void sendPing(std::int64_t now);
     void follow(EpochRecord& record, std::int64_t expected, std::int64_t now);
     bool isMissing(EpochRecord& record, std::int64_t now) const;
+    void dropStrays(const Pong& message, std::int64_t now);
     void retireEpochs(OutputCursor::Place output);
     void dropThrough(std::int32_t epoch);
     void resumeAll();
@@ -207,9 +209,10 @@ private:
     std::int64_t framesConfirmed = 0; ///< of these, told by the last ping
     bool pingAtOnce = false;
 
-    std::list<EpochRecord> records; ///< oldest first
-    std::deque<WetFrame> wetFrames; ///< in the order of (epoch, frame)
-    std::deque<WetFrame> takes;     ///< of the loop, each frame once
+    std::list<EpochRecord> records;              ///< oldest first
+    std::map<std::int64_t, std::int64_t> strays; ///< epochs that pongs name although they were dropped, and since when
+    std::deque<WetFrame> wetFrames;              ///< in the order of (epoch, frame)
+    std::deque<WetFrame> takes;                  ///< of the loop, each frame once
 
     ClipSource loop;
     std::int64_t takesBefore = 0; ///< of engines that have answered before

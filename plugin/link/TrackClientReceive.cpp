@@ -82,6 +82,7 @@ void TrackClient::on(const Window& message, std::int64_t now)
     EpochRecord* record = find(message.epoch);
     if (record == nullptr)
         return;
+    record->answeredAt = now;
     if (record->isLoop())
         return takeLoopWindow(*record, message, now);
     const std::int64_t end =
@@ -109,7 +110,12 @@ void TrackClient::on(const Window& message, std::int64_t now)
     progressAt = now;
 }
 
-void TrackClient::on(const Progress&, std::int64_t now) { progressAt = now; }
+void TrackClient::on(const Progress& message, std::int64_t now)
+{
+    progressAt = now;
+    if (EpochRecord* record = find(message.epoch))
+        record->answeredAt = now;
+}
 
 void TrackClient::on(const Pong& message, std::int64_t now)
 {
@@ -130,6 +136,26 @@ void TrackClient::on(const Pong& message, std::int64_t now)
             return sayHello(now);
         }
     }
+    dropStrays(message, now);
+}
+
+/// A lost `drop` is repeated: else the engine would keep the epoch, and its windows, for as long as the track lives.
+void TrackClient::dropStrays(const Pong& message, std::int64_t now)
+{
+    std::map<std::int64_t, std::int64_t> named;
+    for (const std::int64_t epoch : message.epochs)
+        if (find(epoch) == nullptr)
+        {
+            const auto known = strays.find(epoch);
+            named[epoch] = known != strays.end() ? known->second : now;
+        }
+    strays = std::move(named);
+    for (auto& [epoch, since] : strays)
+        if (now - since > kResendAfter)
+        {
+            outbox.emplace_back(Drop{epoch});
+            since = now;
+        }
 }
 
 /// What the engine has of an epoch: it gives credit for more, or shows that something was lost on the way.

@@ -355,6 +355,29 @@ TEST_CASE("a commit without its clip is an error, and one that the engine fails 
     CHECK(rig.client.hopelessEpoch() == 10);
 }
 
+TEST_CASE("a loop's end is said again until anything comes of it, and not while it rests")
+{
+    LoopRig rig;
+    rig.openClip();
+    rig.welcome();
+    const std::int64_t end = rig.source->endFrame();
+    const auto live = [&](int seconds)
+    {
+        for (int i = 0; i < 4 * seconds; ++i)
+        {
+            rig.advance(250);
+            rig.pong(kClip, end);
+        }
+    };
+    live(1);
+    CHECK(rig.count<End>() == 1);
+    live(2);
+    CHECK(rig.count<End>() == 2);
+    rig.take(1, 0, 5, 1.0f);
+    live(5);
+    CHECK(rig.count<End>() == 2);
+}
+
 TEST_CASE("a released clip is dropped with all that belongs to it")
 {
     LoopRig rig;

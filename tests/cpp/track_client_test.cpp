@@ -461,6 +461,65 @@ TEST_CASE("the end of an epoch waits for credit like its frames")
     CHECK(rig.count<End>() == 1);
 }
 
+TEST_CASE("an end of which nothing comes is said again once everything was taken")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 40);
+    FeedItem end;
+    end.kind = FeedItem::Kind::end;
+    end.epoch = 1;
+    end.frame = 40;
+    rig.client.accept(end);
+    rig.welcome();
+    const auto live = [&](std::int64_t milliseconds, std::int64_t expected)
+    {
+        for (std::int64_t i = 0; i < milliseconds; i += 250)
+        {
+            rig.advance(250);
+            rig.pong(1, expected);
+        }
+    };
+    live(1500, 40);
+    CHECK(rig.count<End>() == 1);
+    rig.hear(Progress{1, 0, 3, 8}); // it is being made
+    live(1500, 40);
+    CHECK(rig.count<End>() == 1);
+    live(1000, 40);
+    CHECK(rig.count<End>() == 2);
+    live(1000, 40);
+    CHECK(rig.count<End>() == 2);
+    rig.window(1, 0, 40);
+    live(5000, 40);
+    CHECK(rig.count<End>() == 2);
+}
+
+TEST_CASE("an epoch that pongs still name after its drop is dropped again")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.welcome();
+    rig.begin(2);
+    rig.feed(2, 0, 5);
+    rig.output = {2, 0};
+    rig.advance(0);
+    REQUIRE(rig.count<Drop>() == 1);
+    for (int i = 0; i < 8; ++i)
+    {
+        rig.advance(240);
+        rig.hear(Pong{0, {1, 2}, {5, 5}, 0.0, 0.0});
+    }
+    CHECK(rig.count<Drop>() == 1);
+    rig.advance(500);
+    rig.hear(Pong{0, {1, 2}, {5, 5}, 0.0, 0.0});
+    CHECK(rig.count<Drop>() == 2);
+    CHECK(rig.all<Drop>().back().epoch == 1);
+    rig.hear(Pong{0, {2}, {5}, 0.0, 0.0});
+    rig.advance(2500);
+    CHECK(rig.count<Drop>() == 2);
+}
+
 TEST_CASE("windows are acknowledged at once when a quarter of the credit has come")
 {
     Rig rig;
