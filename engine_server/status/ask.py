@@ -84,9 +84,14 @@ def ask(endpoint: str, keys: Keys | None) -> Report:
             socket.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode())
             socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.public.encode())
             socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret.encode())
+        socket.setsockopt(zmq.SNDTIMEO, ANSWER_MS)
         socket.connect(endpoint)
-        socket.send_multipart(encode(Packet(m.Status())))
-        if not socket.poll(ANSWER_MS):
+        try:
+            socket.send_multipart(encode(Packet(m.Status())))
+            has_answer = bool(socket.poll(ANSWER_MS))
+        except zmq.Again:  # a refused key has no connection any more
+            has_answer = False
+        if not has_answer:
             hint = ": it does not answer, or does not allow this key" if keys else " does not answer"
             raise DemonError("E_LINK", f"{endpoint}{hint}")
         header = decode(socket.recv_multipart(), rate=MAX_RATE, lane_count=0).header

@@ -7,12 +7,14 @@ import contextlib
 import io
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 
 import msgspec
 import numpy as np
 import pytest
+import zmq
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from typer.testing import CliRunner
@@ -190,6 +192,16 @@ def test_keys_are_found_by_the_endpoint_or_are_the_servers_own(tiny, store, tmp_
         stranger = Keys(found.server, make_pair())
         with pytest.raises(DemonError, match="does not allow this key"):
             ask(endpoint, stranger)
+
+
+def test_a_key_that_is_refused_before_anything_is_asked_does_not_wait_for_ever(tiny, store, tmp_path, monkeypatch):
+    """ZeroMQ ends the connection for good then, and there is nowhere to send to."""
+    connect = zmq.Socket.connect
+    monkeypatch.setattr(zmq.Socket, "connect", lambda socket, where: (connect(socket, where), time.sleep(0.5)))
+    with running(Server(Engine(tiny), "tcp://0.0.0.0:*", store=store_of(store, "a", tmp_path))) as server:
+        endpoint = server.endpoint.replace("0.0.0.0", "127.0.0.1")
+        with pytest.raises(DemonError, match="does not allow this key"):
+            ask(endpoint, Keys(store.server().public, make_pair()))
 
 
 def test_no_client_can_be_called_as_the_server_is(store):

@@ -92,6 +92,10 @@ class ServerProcess:
         self.close()
 
 
+SEND_TIMEOUT_MS = 30_000
+"""A socket whose key was refused has no connection any more: it would wait for ever."""
+
+
 class WireClient:
     """One track. `received` keeps every message that came."""
 
@@ -125,6 +129,7 @@ class WireClient:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         if self._keys:
             socket.curve_serverkey = (self._server_key or self._keys.server).encode()
             socket.curve_publickey = self._keys.own.public.encode()
