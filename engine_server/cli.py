@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from engine_server.command_options import Depth, Loras, Model
+from engine_server.command_options import Depth, LogFormat, Loras, Metrics, Model
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -99,7 +99,7 @@ def serve(
     depth: Depth = 4,
     loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
-    log_format: Annotated[str, typer.Option("--log-format", help="text, or json: an object per line.")] = "text",
+    log_format: LogFormat = "text",
     engines: Annotated[
         int, typer.Option(min=1, max=16, help="Processes to share the tracks. The endpoint sends each to one of them.")
     ] = 1,
@@ -107,10 +107,7 @@ def serve(
         bool,
         typer.Option("--until-stdin-closes", help="Stop when standard input ends: with the program that started it."),
     ] = False,
-    metrics: Annotated[
-        str | None,
-        typer.Option(help="PORT or HOST:PORT for Prometheus metrics, without keys; loopback unless a host is given."),
-    ] = None,
+    metrics: Metrics = None,
     report_tracks: Annotated[
         bool, typer.Option("--report-tracks", help="Say how many tracks there are, a line whenever that changes.")
     ] = False,
@@ -120,16 +117,12 @@ def serve(
     from engine_server.serve.keys import KeyStore
     from engine_server.serve.logs import configure_logging
     from engine_server.serve.security import check_bind
+    from engine_server.status.metrics import own_metrics
 
     check_bind(endpoint, KeyStore())  # before anything heavy is loaded
     configure_logging(logging.INFO if verbose else logging.WARNING, log_format)
     raise_handle_limit()
-    with contextlib.ExitStack() as stack:
-        serving: list[str] = []
-        if metrics is not None:
-            from engine_server.status.metrics import ask_own, serve_metrics
-
-            stack.callback(serve_metrics(metrics, ask_own(lambda: serving[0] if serving else "")))
+    with own_metrics(metrics) as on_serving:
         if until_stdin_closes:
             threading.Thread(target=terminate_after_stdin, daemon=True).start()
         if engines > 1:
@@ -138,7 +131,7 @@ def serve(
             options = ["--model", model, "--depth", str(depth)]
             options += [word for folder in loras or [] for word in ("--loras", str(folder))]
             options += ["--log-format", log_format, *(["--verbose"] if verbose else [])]
-            serve_engines(endpoint, engines, options, on_serving=serving.append)
+            serve_engines(endpoint, engines, options, on_serving=on_serving)
             return
         report_progress(5, "loading the libraries")
         from engine_server.serve.serve_engine import serve_engine
@@ -152,7 +145,7 @@ def serve(
             warm_up(engine)
             return engine
 
-        serve_engine(endpoint, load, on_serving=serving.append, reports_tracks=report_tracks)
+        serve_engine(endpoint, load, on_serving=on_serving, reports_tracks=report_tracks)
 
 
 @app.command()

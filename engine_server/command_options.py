@@ -15,6 +15,11 @@ Model = Annotated[
     ),
 ]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(help="PORT or HOST:PORT for Prometheus metrics, without keys; loopback unless a host is given."),
+]
+LogFormat = Annotated[str, typer.Option("--log-format", help="text, or json: an object per line.")]
 Loras = Annotated[
     list[Path] | None,
     typer.Option(

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine_server.command_options import Depth, Loras, Model
+from engine_server.command_options import Depth, LogFormat, Loras, Metrics, Model
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -60,12 +60,9 @@ def start(
     model: Model = "embedded",
     depth: Depth = 4,
     loras: Loras = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(help="PORT or HOST:PORT for Prometheus metrics, without keys; loopback unless a host is given."),
-    ] = None,
+    metrics: Metrics = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every coming and going.")] = False,
-    log_format: Annotated[str, typer.Option("--log-format", help="text, or json: an object per line.")] = "text",
+    log_format: LogFormat = "text",
 ) -> None:
     """Serve plugins, with engines on the cluster's nodes, until Ctrl-C. Checkpoint and LoRAs lie at the same path on each."""
     from engine_server.cluster.engine_actor import EngineSettings
@@ -75,6 +72,7 @@ def start(
     from engine_server.serve.keys import KeyStore
     from engine_server.serve.logs import configure_logging
     from engine_server.serve.security import check_bind
+    from engine_server.status.metrics import own_metrics
 
     need = Need(cpus, gpus)
     store = KeyStore()
@@ -92,13 +90,8 @@ def start(
         log_level=level,
         log_format=log_format,
     )
-    with ExitStack() as stack:
-        serving: list[str] = []
-        if metrics is not None:
-            from engine_server.status.metrics import ask_own, serve_metrics
-
-            stack.callback(serve_metrics(metrics, ask_own(lambda: serving[0] if serving else "")))
-        serve_cluster(address, endpoint, engines, need, settings, on_serving=serving.append)
+    with own_metrics(metrics) as on_serving:
+        serve_cluster(address, endpoint, engines, need, settings, on_serving=on_serving)
 
 
 @cluster_app.command()

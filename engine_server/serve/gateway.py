@@ -14,9 +14,9 @@ from typing import Protocol
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.limits import Accounts
 from engine_server.serve.logs import short_id
+from engine_server.serve.report import SERVER, GatewayReport, PlaceReport, this_process, write_report
 from engine_server.serve.security import check_bind
 from engine_server.serve.sockets import Received, ServerSockets, send_packet
-from engine_server.status.report import SERVER, GatewayReport, PlaceReport, this_process, write_report
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode
 from shared_protocol.errors import DemonError

@@ -11,8 +11,8 @@ from engine_server.model.checkpoint import Checkpoint
 from engine_server.serve.client import Client
 from engine_server.serve.clients import MAX_TRACKS
 from engine_server.serve.inbox import Waiting
+from engine_server.serve.report import SERVER, EngineReport, TrackReport, this_process
 from engine_server.serve.worker import NO_POSITION, Worker
-from engine_server.status.report import SERVER, EngineReport, TrackReport, this_process
 from engine_server.tracks.stats import TrackStats
 
 

@@ -17,11 +17,11 @@ from engine_server.serve.clients import MAX_TRACKS, Clients
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.limits import Limits, TokenBucket
 from engine_server.serve.logs import short_id
+from engine_server.serve.report import write_report
 from engine_server.serve.reporter import Reporter
 from engine_server.serve.security import check_bind
 from engine_server.serve.sockets import Received, ServerSockets, send_packet, send_parts
 from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Reloaded, Seat, Worker
-from engine_server.status.report import write_report
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine_server.serve.inbox import Inbox
-from engine_server.status.report import SERVER
+from engine_server.serve.report import SERVER
 from engine_server.tracks.engine import AnyTrack, Engine
 from engine_server.tracks.lanes import lane_costs
 from engine_server.tracks.loop_track import LoopTrack
@@ -152,9 +152,9 @@ class Worker:
             return
         self._published_at = now
         ticks_per_s, _ = engine.rhythm("")
-        self.vitals = Vitals(
-            engine.depth, time.thread_time(), engine.step_s, ticks_per_s, engine.total(), engine.stats()
-        )
+        tracks = engine.stats()
+        total = sum(tracks.values(), engine.left)
+        self.vitals = Vitals(engine.depth, time.thread_time(), engine.step_s, ticks_per_s, total, tracks)
 
     def _reload(self, item: Reload) -> None:
         try:

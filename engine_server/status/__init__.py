@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How engines are doing: what they report, asking them, and showing it as a table or as Prometheus metrics."""
+"""`demon status` and metrics: asking servers how they are, and showing it as a table or to Prometheus."""

@@ -15,7 +15,7 @@ from engine_server.serve.credentials import read_credentials
 from engine_server.serve.endpoint import Address, client_endpoint, parse_endpoint
 from engine_server.serve.greeting import ask_greeting
 from engine_server.serve.keys import KeyPair, KeyStore
-from engine_server.status.report import EngineReport, GatewayReport, Report, read_report
+from engine_server.serve.report import EngineReport, GatewayReport, Report, read_report
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode, encode
 from shared_protocol.errors import DemonError

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine_server.status.ask import Answer, ask_all
-from engine_server.status.report import EngineReport, GatewayReport
+from engine_server.serve.report import EngineReport, GatewayReport
+from engine_server.status.ask import Answer, ask_all, engines_of
 from shared_protocol.errors import DemonError
 
 ADDRESS = re.compile(r"(?:(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):)?(?P<port>\d{1,5})")
@@ -86,18 +87,23 @@ def serve_metrics(address: str, ask: Callable[[], list[Answer]]) -> Callable[[],
     return stop
 
 
-def ask_own(endpoint: Callable[[], str]) -> Callable[[], list[Answer]]:
-    """Asking the server of this process. endpoint: where it listens; empty while it does not."""
+@contextmanager
+def own_metrics(address: str | None) -> Iterator[Callable[[str], None]]:
+    """Metrics of this process's server for as long as this lasts, none without an address; call what it gives once it listens.
 
-    def ask() -> list[Answer]:
-        where = endpoint()
-        return ask_all(where) if where else []
-
-    return ask
+    Raises as `serve_metrics`.
+    """
+    serving: list[str] = []
+    stop = serve_metrics(address, lambda: ask_all(serving[0]) if serving else []) if address is not None else None
+    try:
+        yield serving.append
+    finally:
+        if stop:
+            stop()
 
 
 def _of_engines(answers: list[Answer]) -> Iterator[Metric]:
-    engines = [(answer.endpoint, answer.report) for answer in answers if isinstance(answer.report, EngineReport)]
+    engines = engines_of(answers)
     info = InfoMetricFamily("demon_engine", "What serves.", labels=["server"])
     for endpoint, report in engines:
         named = {"version": report.server, "checkpoint": report.checkpoint, "backend": report.backend}

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from engine_server.serve.report import EngineReport, GatewayReport, ProcessReport, TrackReport
 from engine_server.status.ask import Answer
-from engine_server.status.report import EngineReport, GatewayReport, ProcessReport, TrackReport
 
 MIB = 2**20
 

@@ -114,7 +114,7 @@ class Engine:
         self._ticks = Rhythm()
         self._generations: dict[str, Rhythm] = {}
         self._stats: dict[str, TrackStats] = {}
-        self._left = TrackStats()
+        self.left = TrackStats()
         """What was done for tracks that have left."""
         self._step_s = 0.0
 
@@ -141,18 +141,14 @@ class Engine:
             for name, track in self.tracks.items()
         }
 
-    def total(self) -> TrackStats:
-        """What has been done for all tracks, also those that have left."""
-        return sum(self.stats().values(), self._left)
-
     def count_anew(self) -> None:
         """Forget how long steps took and what was done for tracks that have left."""
-        self._left, self._step_s = TrackStats(), 0.0
+        self.left, self._step_s = TrackStats(), 0.0
 
     def remove(self, track_id: str) -> None:
         """Forget a track and everything in flight for it."""
         if track := self.tracks.pop(track_id, None):
-            self._left += replace(self._stats_of(track_id), skipped=track.skipped)
+            self.left += replace(self._stats_of(track_id), skipped=track.skipped)
         self._generations.pop(track_id, None)
         self._stats.pop(track_id, None)
         self._cancel(lambda hop: hop.track == track_id)

@@ -21,8 +21,8 @@ import numpy as np
 import zmq
 
 from engine_server.serve.endpoint import audio_endpoint
+from engine_server.serve.report import EngineReport
 from engine_server.status.ask import ask
-from engine_server.status.report import EngineReport
 from shared_protocol import PROTOCOL_VERSION
 from shared_protocol import messages as m
 from shared_protocol.codec import Packet, decode, encode

@@ -26,12 +26,12 @@ from engine_server.serve.credentials import new_client, read_credentials
 from engine_server.serve.gateway import Gateway, Place
 from engine_server.serve.keys import KeyPair, KeyStore, make_pair
 from engine_server.serve.limits import QUESTIONS_AT_ONCE
+from engine_server.serve.report import EngineReport, ProcessReport, TrackReport, read_report, write_report
 from engine_server.serve.security import THIS_MACHINE
 from engine_server.serve.server import Server
 from engine_server.serve.warm_up import warm_up
 from engine_server.status.ask import Answer, Keys, ask, ask_all, find_keys
-from engine_server.status.metrics import ask_own, serve_metrics
-from engine_server.status.report import EngineReport, ProcessReport, TrackReport, read_report, write_report
+from engine_server.status.metrics import own_metrics, serve_metrics
 from engine_server.status.table import draw
 from engine_server.tracks.engine import Engine
 from shared_protocol import messages as m
@@ -131,7 +131,7 @@ def test_a_flood_of_questions_is_refused_and_others_still_get_answers(server):
 def test_what_the_engine_does_to_warm_up_is_not_counted(tiny):
     engine = Engine(tiny)
     warm_up(engine)
-    assert engine.total().generations == engine.total().slot_ticks == 0
+    assert engine.left.generations == engine.left.slot_ticks == 0
     assert engine.step_s == 0.0
 
 
@@ -296,11 +296,9 @@ def scrape(port):
 
 
 def test_metrics_follow_the_server(server, free_port):
-    where = [""]
-    stop = serve_metrics(str(free_port), ask_own(lambda: where[0]))
-    try:
+    with own_metrics(str(free_port)) as on_serving:
         assert scrape(free_port)["demon_up", ""].value == 0
-        where[0] = server.endpoint
+        on_serving(server.endpoint)
         with WireClient(server.endpoint) as client:
             client.ping()
             client.wait_for(m.Error, code="E_UNKNOWN_TRACK")
@@ -313,8 +311,6 @@ def test_metrics_follow_the_server(server, free_port):
         assert found["demon_engine_info", ""].labels["checkpoint_hash"] == server.checkpoint.content_hash
         assert found["demon_process_resident_memory_bytes", ""].value > 2**20
         assert found["demon_link_cpu_seconds_total", ""].value < found["demon_process_cpu_seconds_total", ""].value
-    finally:
-        stop()
     with pytest.raises(urllib.error.URLError):
         scrape(free_port)
 
