@@ -59,7 +59,9 @@ def collect(client, *, epoch, take=None):
 
     Those count too that came while something else was waited for: a loop that nobody plays makes no others.
     """
-    came = [packet for packet in client.received if isinstance(packet.header, m.Window) and packet.header.epoch == epoch]
+    came = [
+        packet for packet in client.received if isinstance(packet.header, m.Window) and packet.header.epoch == epoch
+    ]
     parts = {packet.header.frame: packet.audio for packet in came if take is None or packet.header.take >= take}
     while len(parts) < 3:
         packet = client.wait_for(m.Window, epoch=epoch)
