@@ -106,13 +106,13 @@ class Gateway:
                     send_packet(self._socket, received.routing_id, Packet(answer))
 
     def _receive(self, received: Received, fleet: Fleet) -> None:
-        routing_id, parts, user, _ = received
+        routing_id, user = received.routing_id, received.user
         account = self._accounts.of(user or routing_id)
-        account.meter.admit(sum(len(part) for part in parts))
+        account.meter.admit(received.size)
         if self._sockets.gate and not self._sockets.gate.is_allowed(user):
             self._sockets.cut(self._socket, received)
             raise DemonError("E_KEYS", "this key is not allowed any more")
-        match decode(parts, rate=MAX_RATE, lane_count=0).header:
+        match decode(received.parts(), rate=MAX_RATE, lane_count=0).header:
             case m.Hello():
                 self._waiting[routing_id] = time.monotonic()
             case m.Status():

@@ -139,15 +139,14 @@ class Server:
             self._receive(socket, received)
 
     def _receive(self, socket: zmq.Socket, received: Received) -> None:
-        routing_id, parts, user, _ = received
+        routing_id, user, size = received.routing_id, received.user, received.size
         is_audio = socket is self._sockets.audio
-        client = self._clients.find(routing_id, is_audio=is_audio)
-        epoch, size = 0, sum(len(part) for part in parts)
+        client, epoch = self._clients.find(routing_id, is_audio=is_audio), 0
         try:
             self._check_user(socket, received, client)
             self._clients.meter(routing_id, user, client).admit(size)
             rate, lane_count = (client.hello.rate, len(client.hello.lanes)) if client else (MAX_RATE, 0)
-            packet = decode(parts, rate=rate, lane_count=lane_count)
+            packet = decode(received.parts(), rate=rate, lane_count=lane_count)
             epoch = getattr(packet.header, "epoch", 0)
             if is_audio != isinstance(packet.header, m.ORDERED):
                 raise DemonError("E_UNKNOWN_MESSAGE", "this message belongs to the other socket")

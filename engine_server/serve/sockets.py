@@ -26,15 +26,25 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 5000
 FAREWELL_MS = 500
 """What a closing server gives its last messages."""
 PAIRS_TRIED = 64
+DONTWAIT, DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
+"""Numbers, sent and received one part at a time: pyzmq's flags and calls for whole messages take as long as the messages do."""
 
 
 class Received(NamedTuple):
-    """A message. user: the public key of its sender, where the server has keys; connection: for `ServerSockets.cut`."""
+    """A message. user: the public key of its sender, where the server has keys."""
 
     routing_id: bytes
-    parts: list[bytes]
+    frames: list[zmq.Frame]
     user: str
-    connection: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(len(frame) for frame in self.frames)
+
+    def parts(self) -> list[bytes]:
+        """A copy, which takes longer than all else of a large message: of what is admitted only."""
+        return [frame.bytes for frame in self.frames]
 
 
 class ServerSockets:
@@ -81,18 +91,17 @@ class ServerSockets:
     def receive(self, socket: zmq.Socket) -> Received | None:
         """The next message of one of the two; None if there is none."""
         try:
-            if self.gate is None:
-                routing_id, *parts = socket.recv_multipart(zmq.DONTWAIT)
-                return Received(routing_id, parts, "", -1)
-            frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            routing_id = socket.recv(DONTWAIT, copy=False)
         except zmq.Again:
             return None
-        routing_id, *parts = (frame.bytes for frame in frames)
-        return Received(routing_id, parts, user_of(frames), frames[-1].get(zmq.SRCFD))
+        frames = [socket.recv(DONTWAIT, copy=False)]
+        while frames[-1].more:
+            frames.append(socket.recv(DONTWAIT, copy=False))
+        return Received(routing_id.bytes, frames, user_of(frames) if self.gate else "")
 
     def cut(self, socket: zmq.Socket, received: Received) -> None:
         """End the connection that a message came from."""
-        self._doors[socket].close_connection(received.connection)
+        self._doors[socket].close_connection(received.frames[-1].get(zmq.SRCFD))
 
     def close(self) -> None:
         """Give the last control messages a moment to leave, then close everything."""
@@ -170,7 +179,10 @@ def send_packet(socket: zmq.Socket, routing_id: bytes, packet: Packet) -> bool:
 def send_parts(socket: zmq.Socket, routing_id: bytes, parts: Sequence[bytes]) -> bool:
     """Whether the message is on its way; False if the peer's queue is full or it has gone (it will say hello again)."""
     try:
-        socket.send_multipart([routing_id, *parts], zmq.DONTWAIT)
+        socket.send(routing_id, DONTWAIT_MORE)
+        for part in parts[:-1]:
+            socket.send(part, DONTWAIT_MORE)
+        socket.send(parts[-1], DONTWAIT)
         return True
     except zmq.ZMQError as error:
         if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):

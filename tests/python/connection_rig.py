@@ -105,14 +105,21 @@ class FakeSocket:
     def __init__(self, most):
         self._most = most
         self.queues = {}
+        self._name, self._parts = None, []
 
-    def send_multipart(self, parts, flags):
-        name, *rest = parts
-        if name not in self.queues:
-            raise zmq.ZMQError(zmq.EHOSTUNREACH)
-        if len(self.queues[name]) >= self._most:
-            raise zmq.ZMQError(zmq.EAGAIN)
-        self.queues[name].append(rest)
+    def send(self, part, flags):
+        """As ZeroMQ: the first part names the peer, and fails where the message cannot go; no later one fails."""
+        if self._name is None:
+            if part not in self.queues:
+                raise zmq.ZMQError(zmq.EHOSTUNREACH)
+            if len(self.queues[part]) >= self._most:
+                raise zmq.ZMQError(zmq.EAGAIN)
+            self._name = part
+            return
+        self._parts.append(part)
+        if not flags & zmq.SNDMORE:
+            self.queues[self._name].append(self._parts)
+            self._name, self._parts = None, []
 
 
 class FakeSockets:
@@ -152,7 +159,7 @@ class Rig:
 
     def hand(self, socket, name, parts):
         """A message arrives, and the socket's thread looks after everything once."""
-        self.server._receive(socket, Received(name, parts, "", -1))
+        self.server._receive(socket, Received(name, [zmq.Frame(part) for part in parts], ""))
         self.look()
 
     def client_of(self, peer):
