@@ -16,8 +16,8 @@ from wire import ServerProcess, WireClient
 from engine_server.serve.client import HEARD_AGAIN_S, RESEND_AFTER_S, Client
 from engine_server.serve.endpoint import audio_endpoint
 from engine_server.serve.keys import KeyStore
-from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
-from engine_server.serve.worker import INPUT_CREDIT, Event
+from engine_server.serve.server import Server
+from engine_server.serve.worker import Event
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -473,92 +473,6 @@ def test_input_that_was_taken_is_told_without_being_asked(client, source):
     client.send(m.Begin(1, "stream", 0, 0, 0, True))
     client.feed(1, 0, source[:, : 64 * FRAME])
     assert client.wait_for(m.Pong, number=0).header.expected == [64]
-
-
-def test_input_beyond_the_credit_is_refused_and_may_come_again(tiny, source):
-    """The engine's thread does not run: everything waits."""
-    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
-    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
-    try:
-        server._greet(routing_id, "", None, hello)
-        client = server._clients.find(routing_id, is_audio=False)
-        lanes = np.full((64, 1), 0.6, dtype=np.float32)
-        feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
-        for _ in range(MAX_WAITING_FRAMES // 64 + 1):
-            server._handle(client, feed, 0)
-        with pytest.raises(DemonError, match="credit"):
-            server._handle(client, Packet(m.Feed(1, 64, 64), feed.audio, lanes), 0)
-        assert server._worker.inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES + 64
-    finally:
-        server._sockets.close()
-
-
-def test_each_epoch_of_a_track_has_its_credit_and_may_be_fed_once_more(tiny):
-    """A loop and its commit after a lost connection, which the client feeds again because a busy engine has taken nothing."""
-    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
-    hello = m.Hello(3, "x", 48_000, "loop", 0, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
-    try:
-        server._greet(routing_id, "", None, hello)
-        client = server._clients.find(routing_id, is_audio=False)
-        lanes = np.full((25, 1), 0.6, dtype=np.float32)
-        for _ in range(2):
-            for epoch in (1, 2):
-                for frame in range(0, INPUT_CREDIT, 25):
-                    feed = Packet(m.Feed(epoch, frame, 25), np.zeros((2, 25 * FRAME), dtype=np.float32), lanes)
-                    server._handle(client, feed, 0)
-        more = Packet(m.Feed(2, INPUT_CREDIT, 25), feed.audio, lanes)
-        with pytest.raises(DemonError, match="credit"):
-            server._handle(client, more, 0)
-    finally:
-        server._sockets.close()
-
-
-def test_what_a_client_feeds_again_and_again_while_the_engine_is_busy_is_no_fault_of_it(tiny):
-    """It does so every 2 s, and is told nothing; only more than was fed before is refused."""
-    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
-    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
-    inbox = server._worker.inbox
-    try:
-        server._greet(routing_id, "", None, hello)
-        client = server._clients.find(routing_id, is_audio=False)
-        lanes = np.full((25, 1), 0.6, dtype=np.float32)
-        for _ in range(5):
-            for frame in range(0, INPUT_CREDIT, 25):
-                feed = Packet(m.Feed(1, frame, 25), np.zeros((2, 25 * FRAME), dtype=np.float32), lanes)
-                server._handle(client, feed, 0)
-        assert inbox.waiting(routing_id).frames == MAX_WAITING_FRAMES
-        beyond = Packet(m.Feed(1, INPUT_CREDIT - 1, 25), feed.audio, lanes)
-        with pytest.raises(DemonError, match="credit"):
-            server._handle(client, beyond, 0)
-    finally:
-        server._sockets.close()
-
-
-def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(tiny):
-    server, routing_id = Server(Engine(tiny), "tcp://127.0.0.1:*"), b"c" + bytes(16)
-    hello = m.Hello(3, "x", 48_000, "stream", 150, 250, "none", ["denoise"], m.make_config("", 0, 0, "ode"))
-    inbox = server._worker.inbox
-    try:
-        server._greet(routing_id, "", None, hello)
-        client = server._clients.find(routing_id, is_audio=False)
-        lanes = np.full((64, 1), 0.6, dtype=np.float32)
-        feed = Packet(m.Feed(1, 0, 64), np.zeros((2, 64 * FRAME), dtype=np.float32), lanes)
-        while inbox.waiting(routing_id).frames < MAX_WAITING_FRAMES:
-            server._handle(client, feed, 0)
-        server._handle(client, Packet(m.Ping(1, 0, 0, 0)), 0)
-        server._handle(client, Packet(m.Drop(1)), 0)
-        before = inbox.waiting(routing_id).messages
-        server._handle(client, Packet(m.Bye()), 0)
-        assert inbox.waiting(routing_id).messages == before + 1
-        assert not list(server._clients)
-        assert not server._clients._by_audio_id
-        while inbox.waiting(routing_id).messages < MAX_WAITING:
-            server._greet(routing_id, "", None, hello)
-            server._handle(server._clients.find(routing_id, is_audio=False), Packet(m.Bye()), 0)
-        with pytest.raises(DemonError, match="E_LIMIT"):
-            server._greet(routing_id, "", None, hello)
-    finally:
-        server._sockets.close()
 
 
 def test_a_server_that_stops_says_so(tiny_folder):
