@@ -249,7 +249,7 @@ class Server:
             epoch, frames, end = header.epoch, header.count, header.frame + header.count
         self._worker.inbox.put(
             client.routing_id,
-            Item(client.track_id, packet, seat),
+            Item(client.track_id, packet, time.monotonic(), seat),
             is_urgent=is_urgent,
             epoch=epoch,
             frames=frames,

@@ -61,6 +61,8 @@ class Item:
 
     track: str
     packet: Packet
+    came_at: float
+    """By `time.monotonic`, which is the engine's clock too."""
     seat: Seat | None = None
 
 
@@ -215,7 +217,7 @@ class Worker:
             case m.Feed(epoch, frame):
                 assert packet.audio is not None
                 assert packet.lanes is not None
-                track.feed(epoch, frame, packet.audio, packet.lanes)
+                track.feed(epoch, frame, packet.audio, packet.lanes, came_at=item.came_at)
             case m.End(epoch, frame):
                 track.finish(epoch, frame)
             case m.Edit(epoch, revision):

@@ -22,7 +22,7 @@ class Epoch:
         self.offline = offline
         self.heard_to = timeline.expected
         self.heard_at = NEVER
-        """Where the host's input stood, and at which step it was found there."""
+        """How far the host's input goes, and when it came to go as far."""
         self.next_audio_frame = deliver_from
         self.next_audio_hop = geometry.hop_finishing_audio(deliver_from)
         first_hop = geometry.hop_of(timeline.start)
@@ -30,6 +30,11 @@ class Epoch:
         self._needed_for, self._needed_to = first_hop, geometry.input_needed_to(first_hop)
         self._geometry = geometry
         self._ring_key: tuple[tuple[int, int], RingKey] | None = None
+
+    def hear(self, now: float) -> None:
+        """Note that input has come, if it has."""
+        if self.heard_to != self.timeline.expected:
+            self.heard_to, self.heard_at = self.timeline.expected, now
 
     def has_next_hop(self) -> bool:
         """Whether the input of the next hop is complete. Asked at every step, of every track."""

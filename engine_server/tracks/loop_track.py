@@ -76,8 +76,8 @@ class LoopTrack:
         self._runs[epoch] = Loop(*parts) if kind == "loop" else Commit(*parts, deliver_from)
         self.book.begin(epoch, feed_from)
 
-    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
-        """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`, `E_LIMIT`."""
+    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats, *, came_at: float | None = None) -> None:
+        """Take input, whenever it came; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`, `E_LIMIT`."""
         if self.book.is_over(epoch):
             return
         run = self._run(epoch)

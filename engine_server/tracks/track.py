@@ -107,8 +107,11 @@ class Track:
         self._epochs[epoch] = run
         self.book.begin(epoch, feed_from)
 
-    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats) -> None:
-        """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_LIMIT`."""
+    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats, *, came_at: float | None = None) -> None:
+        """Take input; see `feed` in SPEC.md. Raises `E_EPOCH`, `E_FEED_GAP`, `E_LIMIT`.
+
+        came_at: when, in seconds of the engine's clock, for the deadlines; None is the next step.
+        """
         if self.book.is_over(epoch):
             return
         run = self._epoch(epoch)
@@ -117,6 +120,8 @@ class Track:
         run.timeline.feed(frame, audio, lanes)
         run.timeline.forget_before(self.geometry.input_needed_from(run.next_hop))
         self.book.feed(epoch, run.timeline.expected)
+        if came_at is not None:
+            run.hear(came_at)
 
     def finish(self, epoch: int, frame: int) -> None:
         """The epoch's input is complete. Raises `E_EPOCH`, `E_FEED_GAP`."""
@@ -172,9 +177,8 @@ class Track:
     def deadline(self, hop: HopId) -> float:
         """When the host needs a hop, in seconds of the engine's clock.
 
-        A live host plays as fast as it feeds. So the deadline follows from where its input stood at the last step that found it
-        moved, and from nothing else: not from when the hop came to the head of the line, nor from how many are waiting. The
-        input may have come up to a step before it was found, and the deadline is later by as much.
+        A live host plays as fast as it feeds. So the deadline follows from when its last input came and how far it went, and from
+        nothing else: not from when the hop came to the head of the line, nor from how many are waiting.
         """
         run = self._epochs[hop.epoch]
         if run.offline:
@@ -193,8 +197,7 @@ class Track:
     def tick(self, depth: int, now: float) -> None:
         """A step of the engine begins; `now` is in seconds and never falls."""
         for run in self._epochs.values():
-            if run.heard_to != run.timeline.expected:
-                run.heard_to, run.heard_at = run.timeline.expected, now
+            run.hear(now)
 
     def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
         """A hop's lanes ride with it: nothing changes in flight."""

@@ -245,6 +245,17 @@ def test_a_deadline_follows_the_hosts_input_and_not_the_time_spent_in_line(tiny,
     assert deadlines[0] == pytest.approx(needed_to / FRAMES_PER_SECOND + track.slack_s)
 
 
+def test_a_deadline_counts_from_when_the_input_came_and_not_from_the_step_that_found_it(tiny):
+    track = stream(tiny, latency=150)
+    track.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
+    for first in range(0, 200, HOP):
+        played = (first + HOP) / FRAMES_PER_SECOND
+        track.feed(1, first, music(HOP), np.full((HOP, 1), 0.8, dtype=np.float32), came_at=played)
+    track.tick(4, 100.0)
+    needed_to = track.geometry.input_needed_to(0)
+    assert track.deadline(track.next_hop()) == pytest.approx(needed_to / FRAMES_PER_SECOND + track.slack_s)
+
+
 def test_misses_are_counted_with_the_worst_lateness(engine, clock):
     """A step takes three seconds here: a generation of four is late for whoever cannot wait for twelve."""
     late = live(engine, "late", latency=110)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,20 @@ def test_what_a_client_feeds_again_and_again_while_the_engine_is_busy_is_no_faul
     assert busy.waiting().frames == MAX_WAITING_FRAMES
     with pytest.raises(DemonError, match="credit"):
         busy.feed(1, INPUT_CREDIT - 1)
+
+
+def test_what_has_waited_for_the_engine_counts_from_when_it_came(busy):
+    """For the deadlines: a step may take long."""
+    busy.greet()
+    busy.say(m.Begin(1, "stream", 0, 0, 0, False))
+    busy.feed(1, 0)
+    came = time.monotonic()
+    time.sleep(0.1)
+    worker = busy.server._worker
+    worker._take_messages()
+    (track,) = worker._engine.tracks.values()
+    assert track._epochs[1].heard_to == COUNT
+    assert track._epochs[1].heard_at <= came
 
 
 def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(busy):
