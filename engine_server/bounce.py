@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine_server.files import check_folder, read_audio, write_audio, write_json
 from engine_server.progress import bounce_progress
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
-from shared_protocol.messages import LORA_SLOTS, MAX_REFERENCE_SAMPLES, Config, make_config
+from shared_protocol.messages import LORA_SLOTS, MAX_REFERENCE_SAMPLES, Config, FieldError, make_config
 from shared_protocol.timebase import frames_to_cover
 
 if TYPE_CHECKING:
@@ -66,20 +68,23 @@ def run_bounce(job: Job, out: Path, load: Callable[[], Engine], console: Console
         raise DemonError("E_CLIP", f"{job.source} has {frames} frames; a clip has {CLIP_LIMIT} at most")
     acted = CLIP_LANES if job.is_loop else ACTED_LANES
     curves = build_table(dict(parse_lane(text, frames, acted) for text in job.lanes), frames, acted)
+    try:
+        config: Config = make_config(
+            job.prompt,
+            job.seed,
+            job.steps,
+            job.solver,  # type: ignore[arg-type]
+            prompt_b=job.prompt_b,
+            timbre="" if timbre is None else reference_hash(*timbre),
+            structure="" if structure is None else reference_hash(*structure),
+            feedback_rounds=job.feedback_rounds,
+            bpm=job.bpm,
+            meter=job.meter,
+        )
+    except FieldError as error:
+        raise DemonError("E_FIELD", str(error)) from error
     engine = load()
-    config: Config = make_config(
-        job.prompt,
-        job.seed,
-        job.steps,
-        job.solver,  # type: ignore[arg-type]
-        prompt_b=job.prompt_b,
-        loras=[engine.loras.find(name) for name in job.loras],
-        timbre="" if timbre is None else reference_hash(*timbre),
-        structure="" if structure is None else reference_hash(*structure),
-        feedback_rounds=job.feedback_rounds,
-        bpm=job.bpm,
-        meter=job.meter,
-    )
+    config = msgspec.structs.replace(config, loras=[engine.loras.find(name) for name in job.loras])
     references = [reference for reference in (timbre, structure) if reference is not None]
     make = render_clip if job.is_loop else render
     with bounce_progress(console, frames, engine.checkpoint.settings.geometry.hop) as on_window:

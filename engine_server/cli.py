@@ -167,7 +167,7 @@ def render(
     loras: Loras = None,
     timbre: Annotated[Path | None, typer.Option(help="Audio whose sound the music should have (lane timbre).")] = None,
     structure: Annotated[Path | None, typer.Option(help="Audio whose structure replaces the source's.")] = None,
-    bpm: Annotated[int, typer.Option(min=0, max=400, help="Tempo told to the model; 0 tells none.")] = 0,
+    bpm: Annotated[int, typer.Option(min=0, max=400, help="Tempo told to the model, from 20 on; 0 tells none.")] = 0,
     meter: Annotated[int, typer.Option(min=0, max=16, help="Beats of a bar told to the model; 0 tells none.")] = 0,
     loop: Annotated[
         bool, typer.Option("--loop", help="Make the file at once, as a clip of the plugin's Loop mode.")

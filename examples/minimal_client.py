@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bounce a file: `python examples/minimal_client.py in.flac out.wav tcp://127.0.0.1:47800 strings denoise=0.6`.
 
-Written from shared_protocol/SPEC.md, with nothing else of this project: take it as the start of a client of your own. The engine
-may be restarted meanwhile; the bits are the same. Needs pyzmq, msgspec, numpy and soundfile.
+Written from shared_protocol/SPEC.md, with nothing else of this project: a start for a client of your own. It has no keys, so the
+engine must be on this machine; it may be restarted meanwhile. Needs pyzmq, msgspec, numpy and soundfile.
 """
 
 import argparse
@@ -87,7 +87,7 @@ class Bounce:
         """Take a message; what is not for this client is ignored. Returns an endpoint to go to, if there is one."""
         match header:
             case {"type": "redirect", "endpoint": endpoint} if not self.audio:
-                return endpoint
+                return endpoint.replace("*", self.endpoint[6:].rsplit(":", 1)[0])  # the host that was asked
             case {"type": "welcome", "ticket": ticket, "credit": credit, "retain": retain} if not self.audio:
                 host, port = self.endpoint.rsplit(":", 1)
                 self.audio = self.open(b"a" + bytes.fromhex(ticket), f"{host}:{int(port) + 1}")
@@ -138,12 +138,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("source", "out", "endpoint", "prompt"):
         parser.add_argument(name)
-    parser.add_argument("lanes", nargs="*", metavar="LANE=VALUE")
+    parser.add_argument("lanes", nargs="*", metavar="LANE=VALUE", type=lambda text: (text.partition("=")[0],
+                        float(text.partition("=")[2])))  # fmt: skip
     parser.add_argument("--give-up", type=float, default=20.0, metavar="SECONDS")
     given = parser.parse_args()
     config = {"prompt": given.prompt, "prompt_b": "", "seed": 7, "steps": 0, "solver": "ode", "loras": [], "timbre": "",
               "structure": "", "feedback_rounds": 1, "bpm": 0, "meter": 0}  # fmt: skip
-    lanes = dict(lane.split("=") for lane in given.lanes)
     audio, rate = soundfile.read(given.source, dtype="float32", always_2d=True)
-    bounce = Bounce(audio, rate, lanes, config, given.give_up)
+    bounce = Bounce(audio, rate, dict(given.lanes), config, given.give_up)
     soundfile.write(given.out, bounce.run(given.endpoint)[: len(audio)], rate, "FLOAT")

@@ -26,7 +26,7 @@ def import_ray() -> Any:
         raise DemonError(
             "E_RAY",
             f"`demon cluster` needs Ray, which cannot be imported ({error}); on every node run "
-            "`pip install 'demon-bridge[cluster]'`, in a checkout `pip install --editable '.[cluster]'`",
+            "`pip install '/path/to/checkout[cluster]'` in its environment",
         ) from error
     return ray
 

@@ -10,19 +10,24 @@ from engine_server.doctor.finding import Finding, fail, ok, warn
 from engine_server.folders import config_folder
 from engine_server.serve.credentials import read_credentials
 from engine_server.serve.keys import KeyStore
+from engine_server.serve.security import check_bind
 from shared_protocol.errors import DemonError
 
 
-def check_keys(store: KeyStore | None = None, engines: Path | None = None) -> list[Finding]:
-    """Key files are private and whole. No finding has a secret.
+def check_keys(endpoint: str, store: KeyStore | None = None, engines: Path | None = None) -> list[Finding]:
+    """Key files are private and whole, and suffice to serve at an endpoint. No finding has a secret.
 
     engines: the folder of credential files, `engines` beside the settings unless given.
     """
-    return [_check_server(store or KeyStore()), *_check_credentials(engines or config_folder() / "engines")]
+    return [_check_server(endpoint, store or KeyStore()), *_check_credentials(engines or config_folder() / "engines")]
 
 
-def _check_server(store: KeyStore) -> Finding:
+def _check_server(endpoint: str, store: KeyStore) -> Finding:
     has_pair, clients = store.has_server(), store.clients()
+    try:
+        check_bind(endpoint, store)
+    except DemonError as error:
+        return fail("keys", str(error))
     if not clients:
         return ok("keys", "no client has a key: the engine serves this machine only")
     names = ", ".join(client.name for client in clients)

@@ -44,7 +44,7 @@ def all_checks(
         ("limits", check_limits),
         ("disk", check_disk),
         ("ports", lambda: check_ports(endpoint)),
-        ("keys", check_keys),
+        ("keys", lambda: check_keys(endpoint)),
         ("plugin", check_plugin),
     ]
     if not quick:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from engine_server.serve.report import EngineReport, GatewayReport, ProcessReport, TrackReport
+from engine_server.serve.report import EngineReport, GatewayReport, ProcessReport, Report, TrackReport
 from engine_server.status.ask import Answer
+from engine_server.status.sheet import Sheet
 
 MIB = 2**20
 
@@ -18,41 +18,38 @@ MIB = 2**20
 def draw(answers: Sequence[Answer], before: Sequence[Answer] = ()) -> RenderableType:
     """What servers answered. before: an earlier time, for the processors' load since."""
     earlier = {answer.endpoint: answer.report for answer in before}
-    servers = _table("server", "", numbers="up|processor|memory|files|tracks|ticks/s|step|made|late|refused")
-    tracks = _table(
-        "track", "client", "mode", numbers="rate|up|made|per s|late|worst|skipped|slots|epochs|feed|windows"
+    servers = Sheet(
+        ("server", "what"),
+        ("up", "processor", "memory", "files", "tracks", "ticks/s", "step", "made", "late", "refused"),
+        spare=("files", "what", "memory", "up", "step", "refused", "made"),
     )
+    tracks = Sheet(
+        ("track", "client", "mode"),
+        ("rate", "up", "made", "per s", "late", "worst", "skipped", "slots", "epochs", "feed", "windows"),
+        spare=("rate", "epochs", "slots", "up", "mode", "windows", "feed", "made", "client"),
+    )
+    silent = []
     for answer in answers:
-        _add_server(servers, answer, _load(answer, earlier.get(answer.endpoint)))
+        if answer.report is None:
+            where = "" if answer.endpoint in answer.error else f"{answer.endpoint}: "
+            silent.append(Text(where + answer.error, style="red"))
+            continue
+        servers.rows.append(_server(answer.endpoint, answer.report, _load(answer, earlier.get(answer.endpoint))))
         if isinstance(answer.report, EngineReport):
-            for track in answer.report.track_reports:
-                _add_track(tracks, track)
-    return Group(servers, Text(), tracks) if tracks.row_count else servers
+            tracks.rows += [_track(track) for track in answer.report.track_reports]
+    return Group(servers, *silent, *((Text(), tracks) if tracks.rows else ()))
 
 
-def _table(*texts: str, numbers: str) -> Table:
-    """Columns of text, then of numbers, which stand on the right."""
-    table = Table(*texts, box=None, pad_edge=False, header_style="bold")
-    for heading in numbers.split("|"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _add_server(table: Table, answer: Answer, load: str) -> None:
-    report = answer.report
-    if report is None:
-        table.add_row(answer.endpoint, Text(answer.error, style="red"))
-        return
+def _server(endpoint: str, report: Report, load: str) -> Sequence[RenderableType]:
     process = report.process
     machine = (_duration(process.up_s), load, f"{process.memory_bytes / MIB:.0f} MiB", str(process.files))
     refused = str(sum(report.refusals.values()))
     if isinstance(report, GatewayReport):
         taken, most = sum(e.tracks for e in report.engines), sum(e.most_tracks for e in report.engines)
         what = f"gateway of {len(report.engines)}"
-        table.add_row(answer.endpoint, what, *machine, f"{taken} of {most}", "", "", "", "", refused)
-        return
-    table.add_row(
-        answer.endpoint,
+        return (endpoint, what, *machine, f"{taken} of {most}", "", "", "", "", refused)
+    return (
+        endpoint,
         Text(f"{report.checkpoint} {report.checkpoint_hash[:8]}, {report.backend}"),
         *machine,
         f"{report.tracks} of {report.most_tracks}",
@@ -64,8 +61,8 @@ def _add_server(table: Table, answer: Answer, load: str) -> None:
     )
 
 
-def _add_track(table: Table, track: TrackReport) -> None:
-    table.add_row(
+def _track(track: TrackReport) -> Sequence[RenderableType]:
+    return (
         track.track,
         Text(f"{track.client} {track.user}".strip()),
         track.mode,

@@ -121,6 +121,8 @@ def test_wrong_options_are_named(tmp_path, tiny_folder):
     for option, code in (
         ("--lane=denoise=2", "E_LANE_RANGE"),
         ("--solver=heun", "E_FIELD"),
+        ("--bpm=10", "E_FIELD"),
+        (f"--prompt={'x' * 5000}", "E_FIELD"),
         ("--model=nowhere", "E_NO_CHECKPOINT"),
     ):
         done = demon("render", source, "--out", tmp_path / "out.wav", option)

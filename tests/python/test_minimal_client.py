@@ -79,7 +79,7 @@ class SignPost(threading.Thread):
 
     def __init__(self, elsewhere):
         super().__init__(daemon=True)
-        self._answer = encode(Packet(m.Redirect(elsewhere, "")))
+        self._answer = encode(Packet(m.Redirect(elsewhere.replace("127.0.0.1", "*"), "")))  # as a gateway says it
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self.endpoint = f"tcp://127.0.0.1:{self._socket.bind_to_random_port('tcp://127.0.0.1')}"
@@ -116,6 +116,14 @@ def test_it_goes_where_it_is_sent_and_bounces_with_the_bits_of_a_render(server, 
     with SignPost(server.endpoint) as post:
         assert np.array_equal(Run(source[0], tmp_path / "out.wav", post.endpoint).result(), expected)
     assert len(post.heard) == 1
+
+
+def test_a_lane_without_a_value_is_named(source, tmp_path):
+    command = [sys.executable, SCRIPT, source[0], tmp_path / "out.wav", "tcp://127.0.0.1:47800", "strings", "denoise"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    assert "denoise" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_server_that_is_killed_in_mid_bounce_and_started_again_changes_no_bit(server, source, expected, tmp_path):

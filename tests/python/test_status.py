@@ -249,8 +249,8 @@ def test_a_port_where_nothing_listens(tmp_path):
 # Table and JSON
 
 
-def text_of(answers, before=()):
-    console = Console(width=200, file=io.StringIO())
+def text_of(answers, before=(), width=200):
+    console = Console(width=width, file=io.StringIO())
     console.print(draw(answers, before))
     return console.file.getvalue()
 
@@ -270,6 +270,21 @@ def test_the_table_names_tracks_and_takes_the_load_since_the_last_look(server):
     assert " 130 % " in text_of(later, before)
     assert "3072 MiB" in text_of(later, before)
     assert "E_LINK: it is gone" in text_of([Answer("tcp://127.0.0.1:9", None, "E_LINK: it is gone")], before)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(server, width):
+    with WireClient(server.endpoint) as client:
+        client.hello(client="DEMON 0.1.0")
+        answers = ask_all(server.endpoint)
+    drawn = text_of(answers, width=width)
+    assert max(map(len, drawn.splitlines())) <= width
+    assert "\u2026" not in drawn
+    assert server.endpoint in drawn
+    assert answers[0].report.track_reports[0].track in drawn
+    headings = drawn.split()
+    assert {"server", "processor", "track", "per", "late", "worst", "skipped"} <= set(headings)
+    assert ("files" in headings) == (width == 160)
 
 
 def test_the_command_prints_a_table_or_json(server):
