@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections import deque
 
 import numpy as np
 
@@ -20,6 +21,7 @@ RESEND_AFTER_S = 2.0
 HEARD_AGAIN_S = 0.2
 """Less than a plugin lets pass between pings while it streams."""
 AUDIO_PREFIX = b"a"
+DROPPED_KNOWN = 64
 _numbers = itertools.count()
 
 
@@ -60,6 +62,8 @@ class Client:
         self.hello = hello
         self.greeted_at = self.last_heard = now
         self._outbox: list[_Pending] = []
+        self._dropped: deque[int] = deque(maxlen=DROPPED_KNOWN)
+        """The last epochs that were dropped: a step that was under way may still bring a window of one."""
         self._takes: dict[tuple[int, int], AudioWindow] = {}
         """Windows of loops that wait to be sent, by epoch and frame: the newest take of each."""
         self._encoded: tuple[AudioWindow, list[bytes]] | None = None
@@ -96,6 +100,8 @@ class Client:
 
     def deliver(self, window: AudioWindow) -> None:
         """Queue a finished window. A loop's takes the place of an older one that still waits, and is sent once."""
+        if window.epoch in self._dropped:
+            return
         if window.take:
             self._takes[window.epoch, window.frame] = window
             return
@@ -142,7 +148,8 @@ class Client:
         return self.frames_in_flight > 0 or any(pending.is_sent for pending in self._outbox)
 
     def drop(self, epoch: int) -> None:
-        """Forget the windows of an epoch."""
+        """Forget the windows of an epoch, also those to come."""
+        self._dropped.append(epoch)
         self._outbox = [pending for pending in self._outbox if pending.window.epoch != epoch]
         self._takes = {key: window for key, window in self._takes.items() if key[0] != epoch}
 

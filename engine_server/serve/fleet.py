@@ -72,7 +72,12 @@ class EngineProcess:
     def _run(self) -> None:
         pause = FIRST_PAUSE_S
         while not self._closing.is_set():
-            self.failures = 0 if self._serve_once() else self.failures + 1
+            try:
+                has_served = self._serve_once()
+            except OSError as error:  # no memory, or no file descriptor, for another process: there may be, later
+                log.error("an engine could not be started: %s", error)
+                has_served = False
+            self.failures = 0 if has_served else self.failures + 1
             pause = FIRST_PAUSE_S if self.failures == 0 else min(2 * pause, LONGEST_PAUSE_S)
             self._closing.wait(pause)
 

@@ -72,8 +72,8 @@ class Gateway:
         self._stopping = threading.Event()
         self._waiting: dict[bytes, float] = {}
         """Routing ids whose hello has no answer yet, and when it came."""
-        self._sent: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
-        """Where a routing id was sent last, and when."""
+        self._sent: OrderedDict[bytes, tuple[str, float, int]] = OrderedDict()
+        """Where a routing id was sent last, when, and how many tracks that engine reported then."""
         self._redirects = 0
         self._refusals: Counter[str] = Counter()
 
@@ -104,6 +104,8 @@ class Gateway:
                 if error.code != "E_RATE":
                     answer = m.Error(error.code, error.message[:256], 0)
                     send_packet(self._socket, received.routing_id, Packet(answer))
+            except Exception:  # a fault of ours must not end the engines
+                log.exception("a message of %s is not answered", short_id(received.routing_id))
 
     def _receive(self, received: Received, fleet: Fleet) -> None:
         routing_id, user = received.routing_id, received.user
@@ -150,7 +152,7 @@ class Gateway:
             return
         log.info("track %s goes to %s", short_id(routing_id), place.endpoint)
         self._redirects += 1
-        self._sent[routing_id] = place.endpoint, now
+        self._sent[routing_id] = place.endpoint, now, place.tracks
         self._sent.move_to_end(routing_id)
         while len(self._sent) > REMEMBERED:
             self._sent.popitem(last=False)
@@ -158,15 +160,16 @@ class Gateway:
 
     def _choose(self, routing_id: bytes, places: Sequence[Place], now: float) -> Place | None:
         """Where it was before, if that engine is there and has room; else where the most room is."""
-        on_the_way: dict[str, int] = {}
-        for other, (endpoint, since) in self._sent.items():
+        expected: dict[str, int] = {}
+        """Tracks of an engine if it has not reported any that were sent there lately: with those, they would count twice."""
+        for other, (endpoint, since, tracks) in self._sent.items():
             if other != routing_id and now - since < UNSEEN_S:
-                on_the_way[endpoint] = on_the_way.get(endpoint, 0) + 1
+                expected[endpoint] = expected.get(endpoint, tracks) + 1
 
         def room(place: Place) -> int:
-            return place.capacity - place.tracks - on_the_way.get(place.endpoint, 0)
+            return place.capacity - max(place.tracks, expected.get(place.endpoint, 0))
 
-        before, _ = self._sent.get(routing_id, ("", 0.0))
+        before, *_ = self._sent.get(routing_id, ("",))
         # Its own track may still count there: an engine keeps a track that fell silent for a while.
         known = next((place for place in places if place.endpoint == before and room(place) >= 0), None)
         best = max(places, key=room)

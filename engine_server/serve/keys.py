@@ -22,6 +22,7 @@ from zmq.utils import z85
 from engine_server.folders import config_folder
 from engine_server.serve.private_files import (
     check_private_folder,
+    is_there,
     locked,
     make_private_folder,
     read_private,
@@ -77,7 +78,7 @@ class KeyStore:
 
     def find_server(self) -> KeyPair | None:
         """The server's pair, None if it has none yet."""
-        if not self.folder.exists():
+        if not is_there(self.folder):
             return None
         check_private_folder(self.folder)
         content = read_private(self.server_file)
@@ -100,7 +101,7 @@ class KeyStore:
 
     def clients(self) -> tuple[AllowedClient, ...]:
         """Who may connect, in the order they were allowed."""
-        if not self.folder.exists():
+        if not is_there(self.folder):
             return ()
         check_private_folder(self.folder)
         content = read_private(self.clients_file)

@@ -26,6 +26,17 @@ def make_private_folder(folder: Path) -> None:
     check_private_folder(folder)
 
 
+def is_there(folder: Path) -> bool:
+    """Whether there is something of that name. Raises DemonError `E_KEYS` where this user may not even see that."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _failed(folder, error) from error
+    return True
+
+
 def check_private_folder(folder: Path) -> None:
     """Raise DemonError `E_KEYS` unless only this user may look into the folder, which must be there."""
     try:

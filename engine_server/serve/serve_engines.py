@@ -19,9 +19,9 @@ def serve_engines(
 
     Raises DemonError `E_BIND`, `E_ENGINE`.
     """
-    gateway = Gateway(
-        endpoint
-    )  # before anything is loaded: a port that is taken is told at once, and an early hello waits
+    signal.signal(signal.SIGHUP, lambda *_: None)  # what is loaded now is as new as can be
+    # Before anything is loaded: a port that is taken is told at once, and an early hello waits.
+    gateway = Gateway(endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: gateway.stop())
     fleet = LocalFleet(count, endpoint, options)

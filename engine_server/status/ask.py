@@ -115,12 +115,19 @@ def find_keys(endpoint: str, store: KeyStore | None = None, engines: Path | None
         raise DemonError("E_LINK", f"{endpoint}: {what} there; see `demon doctor`")
     if mechanism == "NULL":
         return None
+    unread: DemonError | None = None
     for path in sorted((engines or config_folder() / "engines").glob("*.json")):
-        found = read_credentials(path)
+        try:
+            found = read_credentials(path)
+        except DemonError as error:  # it may be another engine's
+            unread = error
+            continue
         if found.endpoint == endpoint:
             return Keys(found.server, KeyPair(found.public, found.secret))
     pair = (store or KeyStore()).find_server()
     if pair is None:
+        if unread:
+            raise unread
         raise DemonError(
             "E_KEYS", f"{endpoint} wants a key: put its credential file into {config_folder() / 'engines'}"
         )

@@ -10,6 +10,8 @@
 
 namespace demon
 {
+inline constexpr std::int64_t kMostClipFrames = 20 * 60 * kFramesPerSecond; // until the engine has said what it takes
+
 /// The source of a loop: whole frames of stereo audio at the host's rate, from `firstFrame` of the timeline on.
 /// Immutable once it is shared, so any thread may read it.
 struct ClipAudio

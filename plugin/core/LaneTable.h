@@ -47,6 +47,16 @@ public:
     {
     }
 
+    /// `frames` frames from `first` on, all with the same values.
+    static LaneTable held(std::int64_t first, std::int64_t frames, const WireLaneValues& values)
+    {
+        LaneTable table(frames);
+        table.begin(first);
+        for (std::int64_t i = 0; i < frames; ++i)
+            table.append(values);
+        return table;
+    }
+
     /// Starts anew: without frames, the first of which will be `newFirst`.
     void begin(std::int64_t newFirst) noexcept
     {

@@ -184,7 +184,7 @@ void EngineLink::takeRequests(TrackClient& client, EngineSocket& socket)
         if (std::exchange(errorAcknowledged, false))
             client.acknowledgeError();
     }
-    if (next && !*next)
+    if ((next && !*next) || hasMoved)
         socket.sayBye(); // there will be no hello that replaces the track
     if (next || hasMoved)
         socket.close();

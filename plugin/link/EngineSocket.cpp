@@ -66,7 +66,8 @@ zmq::socket_t EngineSocket::makeSocket(const std::string& id)
     socket.set(zmq::sockopt::connect_timeout, kConnectTimeout);
     socket.set(zmq::sockopt::heartbeat_ivl, kHeartbeatMilliseconds);
     socket.set(zmq::sockopt::heartbeat_timeout, kHeartbeatTimeout);
-    socket.set(zmq::sockopt::ipv6, true);
+    // Otherwise a name is looked up for an address of version 6 first, and no other is tried.
+    socket.set(zmq::sockopt::ipv6, audioEndpoint.find('[') != std::string::npos);
     if (keys)
     {
         socket.set(zmq::sockopt::curve_serverkey, keys->server);

@@ -101,6 +101,7 @@ void TrackClient::accept(const FeedItem& item)
             if (record->isLoop() && record->keptEnd() > record->firstFrame)
             {
                 record->complete(loop.lanes);
+                edits.clear(); // of the clip before it
                 loop.epoch = record->id;
                 loop.source = record->source();
             }
@@ -222,7 +223,7 @@ void TrackClient::sayHello(std::int64_t now)
                               config});
     if (recorder != nullptr)
         recorder->setConfig(config);
-    sentReferences.clear();
+    wantedReferences.clear();
     isConfigurationRefused = false;
     sentConfig = config;
     confirmedRevision = revision;
@@ -299,7 +300,7 @@ bool TrackClient::beginEpoch(EpochRecord& record)
         record.isLost = true;
         return false;
     }
-    if (record.isLoop())
+    if (record.id == loop.epoch)
         edits.clear(); // the lanes are fed as they are now
     record.isLost = false;
     published.framesGivenUp += std::max<std::int64_t>(0, first - record.wanted);

@@ -165,7 +165,7 @@ private:
     void beginCommit(const FeedItem& item);
     void release(std::int32_t epoch);
     void sendReferences();
-    bool forgetSent(const std::string& text);
+    bool noteWanted(const std::string& text);
     void sendEdits(std::int64_t now);
     void sendConfiguration(std::int64_t now);
     void sendEpochs(std::int64_t now);
@@ -222,8 +222,8 @@ private:
     std::int64_t editedAt = 0;       ///< when the oldest edit that has not been heard came; 0: none
     std::int64_t takeWhenEdited = 0; ///< the newest take when the engine confirmed it, 0 before
     std::vector<std::shared_ptr<const ReferenceAudio>> references;
-    std::set<std::string> sentReferences; ///< on this connection
-    bool isConfigurationRefused = false;  ///< the engine makes nothing until it likes the next one
+    std::set<std::string> wantedReferences; ///< hashes that the engine has asked for
+    bool isConfigurationRefused = false;    ///< the engine makes nothing until it likes the next one
     std::vector<Message> outbox;
 };
 } // namespace demon

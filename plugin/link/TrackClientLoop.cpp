@@ -134,29 +134,26 @@ void TrackClient::sendEdits(std::int64_t now)
         outbox.emplace_back(std::move(message));
 }
 
-/// True when `text` names a reference whose audio is known here: it will be sent again.
-bool TrackClient::forgetSent(const std::string& text)
+/// True when `text` names a reference whose audio is known here: it will be sent.
+bool TrackClient::noteWanted(const std::string& text)
 {
     const auto named = std::find_if(references.begin(), references.end(),
                                     [&](const auto& one) { return text.find(one->hash) != std::string::npos; });
     if (named == references.end())
         return false;
-    sentReferences.erase((*named)->hash);
+    wantedReferences.insert((*named)->hash);
     return true;
 }
 
-/// The audio of the references that the configuration names, once on a connection, before the configuration.
+/// The audio of the references that the engine has asked for.
 void TrackClient::sendReferences()
 {
-    for (const std::string& hash : {config.timbre, config.structure})
+    for (const std::string& hash : std::exchange(wantedReferences, {}))
     {
-        if (hash.empty() || sentReferences.count(hash) > 0)
-            continue;
         const auto known =
             std::find_if(references.begin(), references.end(), [&](const auto& one) { return one->hash == hash; });
         if (known == references.end())
             continue;
-        sentReferences.insert(hash);
         const ReferenceAudio& reference = **known;
         const std::size_t total = reference.samples();
         for (std::size_t first = 0; first < total; first += kMaxReferencePiece)

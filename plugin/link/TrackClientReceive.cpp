@@ -238,8 +238,8 @@ void TrackClient::on(const Error& message, std::int64_t now)
             refuseEpoch(*record, now);
         return;
     }
-    if (message.code == error::reference && forgetSent(message.message))
-        return; // the engine has lost it: it is sent once more
+    if (message.code == error::reference && noteWanted(message.message))
+        return;
     reportError(message.code, message.message);
     if (EpochRecord* record = find(message.epoch); record != nullptr && isFatalToEpoch(message.code))
         record->isLost = true;
@@ -248,7 +248,8 @@ void TrackClient::on(const Error& message, std::int64_t now)
     if (published.state == LinkState::waiting && answersHello(message.code))
     {
         published.state = LinkState::refused;
-        refusesTrack = isFinal(message.code);
+        // A track that had a place may find another: the engine that has ended comes back.
+        refusesTrack = isFinal(message.code) && !(message.code == error::busy && hasEngine);
         retryAt = now + kRefusalWait;
     }
 }

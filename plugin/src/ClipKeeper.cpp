@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
-//
-//   <CLIP rate="48000" first="0" frames="250" name="riff.wav">
-//     <AUDIO>...</AUDIO>                        [2, frames * rate / 25], SavedAudio.h
-//     <LANE id="denoise" drawn="0" value="0.6"/>  a lane that does not move
-//     <LANE id="guidance" drawn="1">...           one that does: [frames], SavedAudio.h
-//       <RECORD value="1"/>                       what the host played, where it differs
-//     </LANE>
-//   </CLIP>
 #include "ClipKeeper.h"
 
 #include <algorithm>
 #include <utility>
 
+#include "ClipXml.h"
 #include "SavedAudio.h"
 #include "services/AudioFile.h"
 #include "services/Resampler.h"
@@ -20,8 +13,6 @@ namespace demon
 {
 namespace
 {
-constexpr std::int64_t kMostFrames = 20 * 60 * kFramesPerSecond; // until the engine has said what it takes
-
 /// Whole frames, the last one filled up with silence.
 std::shared_ptr<const ClipAudio> clipOf(const AudioClip& audio, std::int64_t firstFrame, std::int64_t mostFrames)
 {
@@ -41,95 +32,6 @@ std::shared_ptr<const ClipAudio> clipOf(const AudioClip& audio, std::int64_t fir
 AudioClip audioOf(const ClipAudio& clip)
 {
     return {clip.rate, static_cast<std::int64_t>(clip.samples()), clip.audio, {}};
-}
-
-std::shared_ptr<LaneTable> heldLanes(std::int64_t firstFrame, std::int64_t frames, const WireLaneValues& values)
-{
-    auto lanes = std::make_shared<LaneTable>(frames);
-    lanes->begin(firstFrame);
-    for (std::int64_t i = 0; i < frames; ++i)
-        lanes->append(values);
-    return lanes;
-}
-
-void valuesToXml(juce::XmlElement& xml, const std::vector<float>& values)
-{
-    if (std::all_of(values.begin(), values.end(), [&](float value) { return value == values.front(); }))
-        xml.setAttribute("value", static_cast<double>(values.front()));
-    else
-        xml.addTextElement(savedAudio::pack(values.data(), values.size()));
-}
-
-void lanesToXml(juce::XmlElement& xml, const LaneTable& table)
-{
-    const std::vector<std::string> ids = wireLaneIds();
-    for (std::size_t column = 0; column < kWireLaneCount; ++column)
-    {
-        juce::XmlElement* lane = xml.createNewChildElement("LANE");
-        lane->setAttribute("id", juce::String(ids[column]));
-        lane->setAttribute("drawn", table.isDrawn(column) ? 1 : 0);
-        std::vector<float> values, recorded;
-        for (std::int64_t frame = table.firstFrame(); frame < table.end(); ++frame)
-        {
-            values.push_back(table.at(column, frame));
-            recorded.push_back(table.recordedAt(column, frame));
-        }
-        valuesToXml(*lane, values);
-        if (recorded != values)
-            valuesToXml(*lane->createNewChildElement("RECORD"), recorded);
-    }
-}
-
-/// The values of one lane in all frames of a clip; an empty vector when they are damaged.
-std::vector<float> valuesFromXml(const juce::XmlElement& xml, std::int64_t frames, const LaneInfo& info)
-{
-    std::vector<float> values;
-    juce::String packed;
-    for (const juce::XmlElement* child : xml.getChildIterator())
-        if (child->isTextElement())
-            packed << child->getText();
-    if (xml.hasAttribute("value"))
-        values.assign(static_cast<std::size_t>(frames), static_cast<float>(xml.getDoubleAttribute("value")));
-    else if (!savedAudio::unpack(packed, static_cast<std::size_t>(frames), values))
-        return {};
-    for (float& value : values)
-        value = settledLaneValue(info, std::isfinite(value) ? value : info.defaultValue);
-    return values;
-}
-
-/// Lanes by their ids: what is missing, damaged or unknown here has its default.
-std::shared_ptr<LaneTable> lanesFromXml(const juce::XmlElement& xml, std::int64_t firstFrame, std::int64_t frames)
-{
-    WireLaneValues defaults{};
-    std::array<const LaneInfo*, kWireLaneCount> infos{};
-    std::size_t next = 0;
-    for (const LaneInfo& info : kLanes)
-        if (isWireLane(info))
-        {
-            infos[next] = &info;
-            defaults[next++] = info.defaultValue;
-        }
-    const auto table = heldLanes(firstFrame, frames, defaults);
-    for (const juce::XmlElement* lane : xml.getChildWithTagNameIterator("LANE"))
-        for (std::size_t column = 0; column < kWireLaneCount; ++column)
-        {
-            if (lane->getStringAttribute("id") != infos[column]->id)
-                continue;
-            const std::vector<float> values = valuesFromXml(*lane, frames, *infos[column]);
-            std::vector<float> recorded = values; // also of a project from before there was a record
-            if (const juce::XmlElement* record = lane->getChildByName("RECORD"))
-                if (std::vector<float> kept = valuesFromXml(*record, frames, *infos[column]); !kept.empty())
-                    recorded = std::move(kept);
-            for (std::size_t i = 0; i < values.size(); ++i)
-            {
-                const std::int64_t frame = firstFrame + static_cast<std::int64_t>(i);
-                table->apply(
-                    {0, static_cast<std::int32_t>(column), frame, frame + 1, values[i], recorded[i], false, 0});
-            }
-            if (!values.empty())
-                table->setDrawn(column, lane->getBoolAttribute("drawn"));
-        }
-    return table;
 }
 } // namespace
 
@@ -207,7 +109,7 @@ void ClipKeeper::capture()
     ++generation;
     lastProblem.reset();
     const std::int64_t limit = link.status().engine.clipLimit;
-    withdraw(loop->offer(LoopClip::toCapture(limit > 0 ? std::min(limit, kMostFrames) : kMostFrames)));
+    withdraw(loop->offer(LoopClip::toCapture(limit > 0 ? std::min(limit, kMostClipFrames) : kMostClipFrames)));
 }
 
 void ClipKeeper::finish()
@@ -277,9 +179,10 @@ void ClipKeeper::load(const std::filesystem::path& file, std::int64_t firstFrame
                 lastProblem = *problem;
                 return;
             }
-            const auto clip =
-                clipOf(std::get<AudioClip>(audio), firstFrame, limit > 0 ? std::min(limit, kMostFrames) : kMostFrames);
-            setClip({0, clip, heldLanes(firstFrame, clip->frames, lanes)}, file.filename().string());
+            const auto clip = clipOf(std::get<AudioClip>(audio), firstFrame,
+                                     limit > 0 ? std::min(limit, kMostClipFrames) : kMostClipFrames);
+            setClip({0, clip, std::make_shared<LaneTable>(LaneTable::held(firstFrame, clip->frames, lanes))},
+                    file.filename().string());
         });
 }
 
@@ -363,43 +266,21 @@ std::unique_ptr<juce::XmlElement> ClipKeeper::toXml()
         packedAudio = savedAudio::pack(kept.source->audio.data(), kept.source->audio.size());
         packedSource = kept.source;
     }
-    auto xml = std::make_unique<juce::XmlElement>("CLIP");
-    xml->setAttribute("rate", kept.source->rate);
-    xml->setAttribute("first", juce::String(kept.source->firstFrame));
-    xml->setAttribute("frames", juce::String(kept.source->frames));
-    xml->setAttribute("name", juce::String::fromUTF8(name.c_str()));
-    xml->createNewChildElement("AUDIO")->addTextElement(packedAudio);
-    lanesToXml(*xml, *kept.lanes);
-    return xml;
+    return clipToXml({kept, name}, packedAudio);
 }
 
 void ClipKeeper::fromXml(const juce::XmlElement* xml)
 {
-    ClipSource restored;
-    std::string itsName;
+    NamedClip restored;
     std::optional<Problem> damage;
     if (xml != nullptr)
     {
-        auto audio = std::make_shared<ClipAudio>();
-        audio->rate = xml->getIntAttribute("rate");
-        audio->firstFrame = xml->getStringAttribute("first").getLargeIntValue();
-        audio->frames = xml->getStringAttribute("frames").getLargeIntValue();
-        const juce::XmlElement* text = xml->getChildByName("AUDIO");
-        const bool isPlausible = isSupportedRate(audio->rate) && audio->frames > 0 && audio->frames <= kMostFrames;
-        if (isPlausible && text != nullptr &&
-            savedAudio::unpack(text->getAllSubText(), 2 * audio->samples(), audio->audio))
-        {
-            restored.lanes = lanesFromXml(*xml, audio->firstFrame, audio->frames);
-            restored.source = std::move(audio);
-            itsName = xml->getStringAttribute("name").toStdString();
-        }
-        else
-        {
+        restored = clipFromXml(*xml);
+        if (restored.clip.source == nullptr)
             damage = Problem{"E_STATE", "the clip in this project is damaged: capture it again"};
-        }
     }
     const std::lock_guard lock(mutex);
-    setClip(std::move(restored), itsName);
+    setClip(std::move(restored.clip), restored.name);
     lastProblem = damage;
 }
 } // namespace demon

@@ -57,7 +57,7 @@ public:
 
     ClipSource clip() const; ///< without a source when there is none
 
-    /// <CLIP>, or null without a clip: see ClipKeeper.cpp.
+    /// <CLIP>, or null without a clip: see ClipXml.cpp.
     std::unique_ptr<juce::XmlElement> toXml();
     void fromXml(const juce::XmlElement* xml); ///< null: a project without a clip
 

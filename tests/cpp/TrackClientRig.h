@@ -67,6 +67,14 @@ struct Rig
         item.offline = offline;
         client.accept(item);
     }
+    void end(std::int32_t epoch, std::int64_t frame)
+    {
+        FeedItem item;
+        item.kind = FeedItem::Kind::end;
+        item.epoch = epoch;
+        item.frame = frame;
+        client.accept(item);
+    }
     void feed(std::int32_t epoch, std::int64_t from, std::int64_t count)
     {
         FeedItem item;

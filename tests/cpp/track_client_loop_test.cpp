@@ -34,6 +34,15 @@ std::shared_ptr<LaneTable> lanesOf(const ClipAudio& clip, float value)
     return lanes;
 }
 
+FeedItem beginOfCapture(std::int32_t epoch)
+{
+    FeedItem item;
+    item.kind = FeedItem::Kind::begin;
+    item.epoch = epoch;
+    item.loop = true;
+    return item;
+}
+
 struct LoopRig : Rig
 {
     std::shared_ptr<const ClipAudio> source = clipOf(-20, 60);
@@ -129,16 +138,10 @@ TEST_CASE("a captured clip is fed as it comes, and known whole at its end")
 {
     LoopRig rig;
     rig.welcome();
-    FeedItem item;
-    item.kind = FeedItem::Kind::begin;
-    item.epoch = kClip;
-    item.loop = true;
-    rig.client.accept(item);
+    rig.client.accept(beginOfCapture(kClip));
     rig.feed(kClip, 0, 30);
     CHECK(rig.client.clip().source == nullptr);
-    item.kind = FeedItem::Kind::end;
-    item.frame = 30;
-    rig.client.accept(item);
+    rig.end(kClip, 30);
     rig.advance(0);
     CHECK(rig.count<Begin>() == 1);
     CHECK(rig.count<End>() == 1);
@@ -419,7 +422,7 @@ TEST_CASE("a long clip does not fill the memory twice: it is fed as the engine t
     CHECK(rig.count<End>() == 1);
 }
 
-TEST_CASE("a reference goes out once on a connection, in pieces, before the configuration that names it")
+TEST_CASE("a reference goes out in pieces whenever the engine asks for it, and not before")
 {
     Rig rig;
     auto reference = std::make_shared<ReferenceAudio>();
@@ -430,12 +433,15 @@ TEST_CASE("a reference goes out once on a connection, in pieces, before the conf
         reference->audio[i] = static_cast<float>(i);
     rig.client.provide({reference});
     rig.welcome(20, 250, "zstd");
-    CHECK(rig.count<Reference>() == 0);
     Config config;
     config.timbre = reference->hash;
     rig.client.configure(config);
-    rig.sent.clear();
-    rig.advance(0);
+    rig.advance(500);
+    CHECK(rig.count<Configure>() == 1); // until it was taken, the engine would refuse the reference
+    CHECK(rig.count<Reference>() == 0);
+    rig.hear(Configured{rig.all<Configure>().back().revision});
+    const Error wanted{error::reference, reference->hash + ": the timbre reference is not here yet", 0};
+    rig.hear(wanted);
     REQUIRE(rig.count<Reference>() == 2);
     const std::vector<Reference> pieces = rig.all<Reference>();
     CHECK(pieces[0].total == 100000);
@@ -444,15 +450,28 @@ TEST_CASE("a reference goes out once on a connection, in pieces, before the conf
     CHECK(pieces[0].count + pieces[1].count == 100000);
     CHECK(pieces[1].audio[0] == 65536.0f);
     CHECK(pieces[1].audio[static_cast<std::size_t>(pieces[1].count)] == 165536.0f);
-    CHECK(std::holds_alternative<Reference>(rig.sent.front()));
-    CHECK(rig.count<Configure>() == 1);
     rig.advance(500);
     CHECK(rig.count<Reference>() == 2);
-    rig.hear(Error{error::reference, "send " + reference->hash, 0}); // the engine has lost it
+    rig.hear(wanted); // the engine has lost it
     CHECK(rig.count<Reference>() == 4);
     CHECK(rig.client.status().errorCode.empty());
     rig.hear(Error{error::reference, "send " + std::string(64, 'b'), 0}); // nobody has it
     CHECK(rig.client.status().errorCode == error::reference);
+}
+
+TEST_CASE("a capture that begins keeps the edits of the clip that still plays")
+{
+    LoopRig rig;
+    rig.openClip();
+    rig.welcome();
+    rig.edit(0, -20, 40, 0.5f);
+    REQUIRE(rig.count<Edit>() == 1);
+    rig.edit(0, -20, 40, 0.75f); // waits for the answer to the first
+    rig.client.accept(beginOfCapture(kClip + 1));
+    rig.advance(0);
+    rig.hear(Edited{kClip, rig.all<Edit>().back().revision});
+    REQUIRE(rig.count<Edit>() == 2);
+    CHECK(rig.all<Edit>().back().epoch == kClip);
 }
 
 TEST_CASE("a LoRA that the engine lacks makes waiting hopeless until another configuration is taken")

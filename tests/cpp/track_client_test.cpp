@@ -400,6 +400,21 @@ TEST_CASE("a refusal is hopeless until the next try, a fault of this end is trie
     CHECK(rig.count<Hello>() == 3);
 }
 
+TEST_CASE("a track that had a place waits for another where all are taken")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.welcome();
+    rig.advance(3010); // the engine has ended
+    rig.advance(300);
+    const int before = rig.count<Hello>();
+    rig.hear(Error{error::busy, "", 0});
+    CHECK(rig.client.status().errorCode == error::busy);
+    CHECK(rig.client.hopelessEpoch() == 0);
+    rig.advance(2010);
+    CHECK(rig.count<Hello>() == before + 1);
+}
+
 TEST_CASE("the user may see how far a run is known and how far it has come")
 {
     Rig rig;
@@ -450,11 +465,7 @@ TEST_CASE("the end of an epoch waits for credit like its frames")
     Rig rig;
     rig.begin(1);
     rig.feed(1, 0, 40);
-    FeedItem end;
-    end.kind = FeedItem::Kind::end;
-    end.epoch = 1;
-    end.frame = 40;
-    rig.client.accept(end);
+    rig.end(1, 40);
     rig.welcome(20, 30);
     CHECK(rig.count<End>() == 0);
     rig.hear(Pong{0, {1}, {30}, 0.0, 0.0});
@@ -466,11 +477,7 @@ TEST_CASE("an end of which nothing comes is said again once everything was taken
     Rig rig;
     rig.begin(1);
     rig.feed(1, 0, 40);
-    FeedItem end;
-    end.kind = FeedItem::Kind::end;
-    end.epoch = 1;
-    end.frame = 40;
-    rig.client.accept(end);
+    rig.end(1, 40);
     rig.welcome();
     const auto live = [&](std::int64_t milliseconds, std::int64_t expected)
     {

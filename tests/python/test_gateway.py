@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from wire import ServerProcess, WireClient
 
+from engine_server.serve import fleet as fleet_module
 from engine_server.serve.endpoint import engine_endpoint
 from engine_server.serve.gateway import PATIENCE_S, UNSEEN_S, Gateway, Place
 from engine_server.tracks.curves import build_table
@@ -115,11 +116,53 @@ def test_a_track_on_its_way_stops_counting_when_it_should_have_been_reported():
     try:
         places = [place(0, capacity=1)]
         assert gateway._choose(b"a", places, 0.0)
-        gateway._sent[b"a"] = (places[0].endpoint, 0.0)
+        gateway._sent[b"a"] = (places[0].endpoint, 0.0, 0)
         assert gateway._choose(b"b", places, 1.0) is None
         assert gateway._choose(b"b", places, UNSEEN_S + 1.0)
     finally:
         gateway._sockets.close()
+
+
+def test_tracks_that_an_engine_reports_already_do_not_count_twice(gateway):
+    """One of two engines has died, and all of its tracks come at once: there is room for them."""
+    served, fleet = gateway
+    fleet.now = [place(0, tracks=25, capacity=50)]
+    for k in range(25):
+        with WireClient(served.endpoint) as client:
+            assert sent_to(served, client) == fleet.now[0].endpoint
+        fleet.now = [place(0, tracks=26 + k, capacity=50)]
+    with WireClient(served.endpoint) as client:
+        client.send(client.hello_header())
+        assert client.wait_for(m.Error).header.code == "E_BUSY"
+
+
+def test_a_fault_of_ours_does_not_end_the_gateway(gateway, monkeypatch, caplog):
+    served, fleet = gateway
+    fleet.now = [place(0)]
+    monkeypatch.setattr(served, "_report", lambda places: 1 / 0)
+    with WireClient(served.endpoint) as client:
+        client.send(m.Status())
+        assert sent_to(served, client) == fleet.now[0].endpoint
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_an_engine_that_cannot_be_started_now_is_started_later(monkeypatch, caplog):
+    """There may be no memory for another process; for its time, there is one that ends at once."""
+    starts = []
+
+    def popen(command, **_how):
+        starts.append(command)
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(fleet_module, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(fleet_module.subprocess, "Popen", popen)
+    engine = fleet_module.EngineProcess(["engine"], {})
+    deadline = time.monotonic() + 30
+    while len(starts) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    engine.close()
+    assert len(starts) >= 3
+    assert "Cannot allocate memory" in caplog.text
 
 
 def test_engines_listen_on_the_pairs_of_ports_after_the_gateways():

@@ -195,6 +195,14 @@ def test_links_pipes_and_folders_are_no_key_files(store, tmp_path):
     assert "not a folder" in refused(KeyStore(tmp_path / "file").clients)
 
 
+def test_a_folder_that_cannot_even_be_seen_is_an_error_of_keys(tmp_path):
+    """As one below a folder that this user may not enter: not every OSError means that it is not there."""
+    store = KeyStore(tmp_path / ("x" * 300))
+    for ask in (store.clients, store.find_server):
+        with pytest.raises(DemonError, match="E_KEYS"):
+            ask()
+
+
 def test_files_of_other_users_are_refused(store, monkeypatch):
     store.server()
     monkeypatch.setattr(os, "geteuid", lambda: 12_345)

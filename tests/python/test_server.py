@@ -501,6 +501,16 @@ def test_the_last_port_has_none_after_it():
             audio_endpoint(endpoint)
 
 
+def test_a_window_of_what_was_dropped_is_not_delivered():
+    """A step that was under way may bring one; nobody would acknowledge it."""
+    client = Client(b"c" + bytes(16), m.Hello(3, "x", 48_000, "loop", 0, 250, "none", [], m.make_config()), now=0.0)
+    client.drop(5)
+    client.deliver(AudioWindow("t", 5, 0, 1, np.zeros((2, FRAME), np.float32)))
+    assert client.due() is None
+    client.deliver(AudioWindow("t", 6, 0, 1, np.zeros((2, FRAME), np.float32)))
+    assert client.due().epoch == 6
+
+
 def test_a_ping_that_tells_nothing_new_is_not_passed_on_to_the_engine():
     client = Client(b"c" + bytes(16), m.Hello(3, "x", 48_000, "stream", 150, 250, "none", [], m.make_config()), now=0.0)
     assert not client.has_news(0, 0, 10.0)

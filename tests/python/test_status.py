@@ -30,6 +30,7 @@ from engine_server.serve.report import EngineReport, ProcessReport, TrackReport,
 from engine_server.serve.security import THIS_MACHINE
 from engine_server.serve.server import Server
 from engine_server.serve.warm_up import warm_up
+from engine_server.status import ask as ask_module
 from engine_server.status.ask import Answer, Keys, ask, ask_all, find_keys
 from engine_server.status.metrics import own_metrics, serve_metrics
 from engine_server.status.table import draw
@@ -244,6 +245,19 @@ def test_what_is_no_address_is_not_asked(endpoint):
 def test_a_port_where_nothing_listens(tmp_path):
     with pytest.raises(DemonError, match=r"E_LINK.*nothing listens"):
         ask_all("tcp://127.0.0.1:9")
+
+
+def test_a_credential_file_of_another_engine_may_be_damaged(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(ask_module, "ask_greeting", lambda host, port: "CURVE")
+    store, engines = KeyStore(tmp_path / "keys"), tmp_path / "engines"
+    engines.mkdir()
+    (engines / "a.json").write_text("{}")
+    with pytest.raises(DemonError, match="E_KEYS"):
+        find_keys("tcp://127.0.0.1:47800", store, engines)
+    new_client(store, "laptop", engines / "b.json", "tcp://127.0.0.1:47800")
+    found = find_keys("tcp://127.0.0.1:47800", store, engines)
+    assert found.server == store.server().public
+    assert found.own.public != found.server
 
 
 # Table and JSON
