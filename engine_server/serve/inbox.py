@@ -34,6 +34,8 @@ class _Queue(Generic[T]):
     ordered: deque[tuple[T, int, int, int]] = field(default_factory=deque)
     fed: dict[int, Fed] = field(default_factory=dict)
     """By epoch, where there are any."""
+    begun: dict[int, int] = field(default_factory=dict)
+    """Epochs that begin here, each with the first frame of its feed."""
     size: int = 0
 
 
@@ -48,11 +50,21 @@ class Inbox(Generic[T]):
         self._size = 0
 
     def put(
-        self, client: bytes, item: T, *, is_urgent: bool, epoch: int = 0, frames: int = 0, end: int = 0, size: int = 0
+        self,
+        client: bytes,
+        item: T,
+        *,
+        is_urgent: bool,
+        epoch: int = 0,
+        frames: int = 0,
+        end: int = 0,
+        begins_at: int | None = None,
+        size: int = 0,
     ) -> None:
         """Add an item. An urgent one overtakes those of its client that are not.
 
-        epoch, end: of the frames in it, and the frame after them. size: in bytes.
+        epoch, end: of the frames in it, and the frame after them. begins_at: where the feed of that epoch begins, if it is its
+        begin. size: in bytes.
         """
         with self._changed:
             queue = self._queues.setdefault(client, _Queue())
@@ -60,6 +72,8 @@ class Inbox(Generic[T]):
             if frames:
                 before = queue.fed.get(epoch, Fed())
                 queue.fed[epoch] = Fed(before.frames + frames, max(before.end, end))
+            if begins_at is not None:
+                queue.begun[epoch] = begins_at
             queue.size += size
             self._size += size
             self._changed.notify()
@@ -78,6 +92,8 @@ class Inbox(Generic[T]):
                 before = queue.fed.pop(epoch)
                 if before.frames > frames:
                     queue.fed[epoch] = Fed(before.frames - frames, before.end)
+            else:
+                queue.begun.pop(epoch, None)
             queue.size -= size
             self._size -= size
             if queue.urgent or queue.ordered:
@@ -101,6 +117,12 @@ class Inbox(Generic[T]):
         with self._changed:
             queue = self._queues.get(client)
             return queue.fed.get(epoch, Fed()) if queue else Fed()
+
+    def begun(self, client: bytes) -> dict[int, int]:
+        """Epochs whose begin a client has here, each with the first frame of its feed."""
+        with self._changed:
+            queue = self._queues.get(client)
+            return dict(queue.begun) if queue else {}
 
     @property
     def size(self) -> int:

@@ -201,8 +201,7 @@ class Server:
         match header:
             case m.Ping(number, epoch, wanted, received):
                 client.acknowledge(epoch, wanted, received, now)
-                position = self._worker.positions.get(client.track_id, NO_POSITION)
-                answer = msgspec.structs.replace(position, number=number)
+                answer = msgspec.structs.replace(self._position(client), number=number)
                 send_packet(self._sockets.control, client.routing_id, Packet(answer))
                 if not client.has_news(epoch, wanted, now):
                     return
@@ -219,6 +218,17 @@ class Server:
         if not isinstance(header, m.Bye):  # the engine must hear of it, and there is one for each hello at most
             self._check_waiting(client.routing_id, size)
         self._post(client, packet, size=size)
+
+    def _position(self, client: Client) -> m.Pong:
+        """What the engine has of a track, and what has come since its last step began: a step may take longer than a client waits
+        to hear of what it has begun."""
+        taken = self._worker.positions.get(client.track_id, NO_POSITION)
+        begun = self._worker.inbox.begun(client.routing_id)
+        if not begun:
+            return taken
+        known = sorted((begun | dict(zip(taken.epochs, taken.expected, strict=True))).items())[-m.MAX_OPEN_EPOCHS :]
+        epochs, expected = [list(column) for column in zip(*known, strict=True)]
+        return msgspec.structs.replace(taken, epochs=epochs, expected=expected)
 
     def _admit_feed(self, client: Client, feed: m.Feed) -> bool:
         """False for more than may wait of what waits already: a client repeats it until the engine has taken some.
@@ -244,9 +254,11 @@ class Server:
     def _post(self, client: Client, packet: Packet, seat: Seat | None = None, *, size: int = 0) -> None:
         header = packet.header
         is_urgent = not isinstance(header, m.ORDERED)
-        epoch, frames, end = 0, 0, 0
+        epoch, frames, end, begins_at = 0, 0, 0, None
         if isinstance(header, m.Feed):
             epoch, frames, end = header.epoch, header.count, header.frame + header.count
+        elif isinstance(header, m.Begin):
+            epoch, begins_at = header.epoch, header.feed_from
         self._worker.inbox.put(
             client.routing_id,
             Item(client.track_id, packet, time.monotonic(), seat),
@@ -254,6 +266,7 @@ class Server:
             epoch=epoch,
             frames=frames,
             end=end,
+            begins_at=begins_at,
             size=size,
         )
 

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from engine_server.serve import server as server_module
 from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
 from engine_server.serve.worker import INPUT_CREDIT
 from engine_server.tracks.engine import Engine
@@ -99,6 +100,24 @@ def test_what_has_waited_for_the_engine_counts_from_when_it_came(busy):
     (track,) = worker._engine.tracks.values()
     assert track._epochs[1].heard_to == COUNT
     assert track._epochs[1].heard_at <= came
+
+
+def test_a_pong_names_an_epoch_whose_begin_waits(busy, monkeypatch):
+    """A step may take longer than the 2 s after which a client that is not told of its epoch says hello anew."""
+    busy.greet()
+    busy.server._worker._take_messages()
+    answers = []
+    monkeypatch.setattr(server_module, "send_packet", lambda socket, name, packet: answers.append(packet.header))
+    busy.say(m.Begin(3, "stream", 0, 0, 0, False))
+    busy.feed(3, 0)
+    busy.say(m.Ping(1, 0, 0, 0))
+    assert (answers[-1].number, answers[-1].epochs, answers[-1].expected) == (1, [3], [0])
+    busy.server._worker._take_messages()
+    busy.say(m.Begin(4, "stream", 1920 * 7, 7, 7, False))
+    busy.say(m.Ping(2, 0, 0, 0))
+    assert (answers[-1].number, answers[-1].epochs, answers[-1].expected) == (2, [3, 4], [COUNT, 7])
+    busy.server._worker._take_messages()
+    assert not busy.inbox.begun(ROUTING_ID)
 
 
 def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(busy):
