@@ -140,6 +140,10 @@ void EngineSocket::openAudio(const std::string& ticket)
 
 void EngineSocket::close()
 {
+    // Otherwise the context's thread may wait for ever to tell of a connection's end to a monitor that has gone, and no
+    // socket of this process is served any more.
+    if (control.handle() != nullptr)
+        zmq_socket_monitor(control.handle(), nullptr, 0);
     for (zmq::socket_t* socket : {&audio, &control, &monitor})
         if (socket->handle() != nullptr)
             socket->close();

@@ -19,6 +19,11 @@ namespace demon
 class EngineSocket
 {
 public:
+    EngineSocket() = default;
+    ~EngineSocket() { close(); }
+    EngineSocket(const EngineSocket&) = delete;
+    EngineSocket& operator=(const EngineSocket&) = delete;
+
     /// Opens the control socket; encrypted and known by its key, as the audio socket will be, if there are keys. False
     /// when the endpoint is not an address.
     bool open(const std::string& endpoint, std::optional<EngineKeys> with = std::nullopt);

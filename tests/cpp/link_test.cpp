@@ -382,6 +382,29 @@ TEST_CASE("a socket knows that its connection has ended")
     CHECK_FALSE(socket.hasDisconnected());
 }
 
+TEST_CASE("sockets that are closed while their engine dies leave the others at work")
+{
+    FakeEngine last(freeEndpoint());
+    EngineSocket other; // of the same context
+    REQUIRE(other.open(last.address()));
+    Hello hello;
+    hello.client = "x";
+    for (int i = 0; i < 300; ++i)
+    {
+        auto engine = std::make_unique<FakeEngine>(freeEndpoint());
+        EngineSocket socket;
+        REQUIRE(socket.open(engine->address()));
+        socket.send(hello);
+        REQUIRE(eventually([&] { return engine->hellos == 1; }));
+        std::thread death([&] { engine.reset(); });
+        std::this_thread::sleep_for(std::chrono::microseconds(10 * (i % 100)));
+        socket.close();
+        death.join();
+    }
+    other.send(hello);
+    CHECK(eventually([&] { return last.hellos == 1; }));
+}
+
 TEST_CASE("another machine is not spoken to without keys")
 {
     const TemporaryFolder folder;
