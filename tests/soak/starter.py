@@ -23,6 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 65_536
 START_TIMEOUT_S = 120.0
+CACHE_BYTES = 4 * 2**20
+"""What servers keep of prompts, of either kind. The guests say new ones all the time: by its own budget a server would go on growing
+for longer than an hour, and hide what should not."""
 
 
 class Starter:
@@ -81,12 +84,15 @@ def main() -> None:
 
 
 def import_all() -> None:
-    """What a server imports on its way to serving, and no more."""
+    """What a server imports on its way to serving, and no more; and how much it keeps."""
     import engine_server.cli
+    import engine_server.model.conditioning
     import engine_server.model.checkpoint
     import engine_server.serve.server
     import engine_server.serve.warm_up
-    import engine_server.tracks.lora_catalogue  # noqa: F401
+    import engine_server.tracks.lora_catalogue
+
+    engine_server.model.conditioning.CACHE_BYTES = CACHE_BYTES
 
 
 def become_demon(arguments: Sequence[str], streams: Sequence[int]) -> None:
