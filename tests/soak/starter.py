@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 MOST_BYTES = 65_536
 START_TIMEOUT_S = 120.0
 CACHE_BYTES = 4 * 2**20
-"""What servers keep of prompts, of either kind. The guests say new ones all the time: by its own budget a server would go on growing
-for longer than an hour, and hide what should not."""
+"""What servers keep of prompts, of either kind. The guests say new ones all the time: by its own budget a server would go on
+growing for longer than an hour, which would hide what must not grow."""
 
 
 class Starter:
@@ -86,8 +86,8 @@ def main() -> None:
 def import_all() -> None:
     """What a server imports on its way to serving, and no more; and how much it keeps."""
     import engine_server.cli
-    import engine_server.model.conditioning
     import engine_server.model.checkpoint
+    import engine_server.model.conditioning
     import engine_server.serve.server
     import engine_server.serve.warm_up
     import engine_server.tracks.lora_catalogue
