@@ -213,8 +213,8 @@ class Bounce:
         packet = self._client.wait_for(m.Window | m.Progress | m.Pong | m.Closing | m.Error, timeout_s=PING_S)
         return packet.header, packet.audio
 
-    def wait_for_farewell(self, timeout_s: float = 60.0) -> None:
-        """Live on, without taking anything, until the engine closes."""
+    def wait_for_farewell(self, timeout_s: float = 240.0) -> None:
+        """Live on, without taking anything, until the engine closes: once another has started, on a machine that may be busy."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             self._client.ping(1, self.position)

@@ -95,7 +95,7 @@ def test_a_node_drained_in_mid_bounce_is_left_and_the_bits_are_the_same(nodes, g
         bounce.go_on()
         assert engine_at(nodes.state(), client._endpoint)[1] != node
         assert np.array_equal(bounce.finish(), expected)
-    said = draining.communicate(timeout=60)
+    said = draining.communicate(timeout=240)
     assert (draining.returncode, "is drained" in said[1]) == (0, True), said
     after = nodes.state()
     assert node not in names_of(after)
