@@ -22,7 +22,7 @@ VALUES = 64
 
 
 def choose_kernels() -> None:
-    """Call every function once, on this thread; 4 ms."""
+    """Call every function once, on this thread."""
     for dtype in (torch.float32, torch.float64):
         values = torch.full((VALUES,), 0.5, dtype=dtype)
         for name in FUNCTIONS:

@@ -160,8 +160,8 @@ class Gateway:
 
     def _choose(self, routing_id: bytes, places: Sequence[Place], now: float) -> Place | None:
         """Where it was before, if that engine is there and has room; else where the most room is."""
+        # What an engine had when the first of those on the way was sent there, and they: what it reports may hold them already.
         expected: dict[str, int] = {}
-        """Tracks of an engine if it has not reported any that were sent there lately: with those, they would count twice."""
         for other, (endpoint, since, tracks) in self._sent.items():
             if other != routing_id and now - since < UNSEEN_S:
                 expected[endpoint] = expected.get(endpoint, tracks) + 1

@@ -27,7 +27,7 @@ FAREWELL_MS = 500
 """What a closing server gives its last messages."""
 PAIRS_TRIED = 64
 DONTWAIT, DONTWAIT_MORE = int(zmq.DONTWAIT), int(zmq.DONTWAIT | zmq.SNDMORE)
-"""Numbers, sent and received one part at a time: pyzmq's flags and calls for whole messages take as long as the messages do."""
+"""As numbers, for one part at a time: pyzmq's calls for whole messages combine flags as enums for every part."""
 
 
 class Received(NamedTuple):

@@ -91,19 +91,10 @@ class ArdourSession:
         place_audio(file, self.folder / "interchange" / NAME / "audiofiles", source, at=at, start=start)
 
     def export(self, timeout_s: float = 150.0) -> Floats:
-        """The session from its start to its end, faster than real time, as 32-bit floats: `[2, N]`.
-
-        On a busy machine Ardour 7.3 stands still now and then, its butler thread waiting for a lock and no plugin's code on any
-        of its threads that process: then it is started again, once.
-        """
+        """The session from its start to its end, faster than real time, as 32-bit floats: `[2, N]`. Raises TimeoutExpired."""
         out = self.folder.parent / "export.wav"
-        command = [str(EXPORT), "-b", "float", "-o", str(out), str(self.folder), NAME]
         out.unlink(missing_ok=True)
-        try:
-            self._run(command, timeout_s=timeout_s)
-        except subprocess.TimeoutExpired:
-            out.unlink(missing_ok=True)
-            self._run(command, timeout_s=timeout_s)
+        self._run([str(EXPORT), "-b", "float", "-o", str(out), str(self.folder), NAME], timeout_s=timeout_s)
         audio, rate = read_audio(out)
         assert rate == RATE
         return audio

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import ardour_session
 import numpy as np
@@ -67,8 +68,20 @@ def bounced(trained, material, lanes):
 @pytest.fixture(scope="module")
 def exported(session):
     """The export, and the blocks that the plugin was given."""
+    return export(session)
+
+
+def export(session):
+    """As `exported`. On a busy machine Ardour 7.3 stands still now and then before its transport rolls, its butler thread waiting
+    for a lock: then it is started once more. An export that stands still later, with the plugin at work, is a failure."""
     log = session.folder.parent / "blocks"
     log.unlink()
+    try:
+        return session.export(), read_blocks(log)
+    except subprocess.TimeoutExpired:
+        if log.exists() and read_blocks(log):
+            raise
+    log.unlink(missing_ok=True)
     return session.export(), read_blocks(log)
 
 
@@ -99,7 +112,7 @@ def test_the_automation_is_followed_on_every_frame(exported, lanes):
 
 
 def test_a_second_export_has_the_same_bits(session, exported):
-    assert np.array_equal(session.export(), exported[0])
+    assert np.array_equal(export(session)[0], exported[0])
 
 
 def test_a_roll_in_real_time_plays_what_the_engine_sends(session):

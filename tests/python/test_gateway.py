@@ -146,8 +146,8 @@ def test_a_fault_of_ours_does_not_end_the_gateway(gateway, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_an_engine_that_cannot_be_started_now_is_started_later(monkeypatch, caplog):
-    """There may be no memory for another process; for its time, there is one that ends at once."""
+def test_an_engine_that_cannot_be_started_is_tried_again_and_again(monkeypatch, caplog):
+    """There may be no memory for another process, for a while."""
     starts = []
 
     def popen(command, **_how):
