@@ -109,10 +109,14 @@ def serve(
     ] = False,
     metrics: Metrics = None,
     report_tracks: Annotated[
-        bool, typer.Option("--report-tracks", help="Say how many tracks there are, a line whenever that changes.")
+        bool,
+        typer.Option("--report-tracks", help="Say how many tracks there are, whenever that changes and every second."),
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
+    signal.signal(
+        signal.SIGHUP, signal.SIG_IGN
+    )  # until there is something to load anew; processes started here inherit it
     from engine_server.serve.handles import raise_handle_limit
     from engine_server.serve.keys import KeyStore
     from engine_server.serve.logs import configure_logging

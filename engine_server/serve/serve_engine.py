@@ -19,10 +19,9 @@ def serve_engine(
 ) -> None:
     """Serve until SIGINT or SIGTERM; SIGHUP loads the engine anew. The main thread only.
 
-    on_serving hears where. reports_tracks: print how many tracks there are whenever that changes, for the gateway that has
-    started this process. Raises DemonError `E_BIND`, `E_KEYS`, and what `load` raises.
+    on_serving hears where. reports_tracks: print how many tracks there are whenever that changes and every second, for the
+    gateway that has started this process. Raises DemonError `E_BIND`, `E_KEYS`, `E_ENGINE`, and what `load` raises.
     """
-    signal.signal(signal.SIGHUP, lambda *_: None)  # what is loaded now is as new as can be
     sys.setswitchinterval(SWITCH_S)
     server = Server(load(), endpoint, on_tracks=_print_tracks if reports_tracks else None)
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -19,7 +19,6 @@ def serve_engines(
 
     Raises DemonError `E_BIND`, `E_ENGINE`.
     """
-    signal.signal(signal.SIGHUP, lambda *_: None)  # what is loaded now is as new as can be
     # Before anything is loaded: a port that is taken is told at once, and an early hello waits.
     gateway = Gateway(endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):

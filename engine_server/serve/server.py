@@ -21,7 +21,7 @@ from engine_server.serve.report import write_report
 from engine_server.serve.reporter import Reporter
 from engine_server.serve.security import check_bind
 from engine_server.serve.sockets import Received, ServerSockets, send_packet, send_parts
-from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Item, Reloaded, Seat, Worker
+from engine_server.serve.worker import INPUT_CREDIT, NO_POSITION, Event, Failed, Item, Reloaded, Seat, Worker
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.windows import AudioWindow
 from shared_protocol import PROTOCOL_VERSION
@@ -40,6 +40,9 @@ MAX_WAITING = 1024
 """Messages of a client that may wait for the engine's thread."""
 MAX_WAITING_FRAMES = 2 * INPUT_CREDIT
 """Frames of an epoch's feed: what was sent before a lost connection may come once more."""
+TELL_TRACKS_EVERY_S = 1.0
+TELL_LOADING_EVERY_S, TELL_LOADING_FOR_S = 5.0, 600.0
+"""A client gives a bounce up after 20 s without a sign; a load that takes longer than the second hangs."""
 COMPLAINTS_PER_S, COMPLAINTS_AT_ONCE = 20.0, 200.0
 """Lines of the log about bad messages; and answers to a flood."""
 log = logging.getLogger("demon.serve")
@@ -48,8 +51,8 @@ log = logging.getLogger("demon.serve")
 class Server:
     """Binds at construction; `run` serves on the calling thread until `stop` is called from any other.
 
-    store: the keys, which addresses beyond loopback need; the user's own by default. on_tracks hears how many tracks there are
-    whenever the number changes, and how many there may be; on the thread that serves. Raises DemonError `E_BIND` if the endpoint
+    store: the keys, which addresses beyond loopback need; the user's own by default. on_tracks hears how many tracks there are,
+    and how many there may be, whenever the number changes and every second; on the thread that serves. Raises DemonError `E_BIND` if the endpoint
     needs keys and there are none, or one of its two ports is taken, and `E_KEYS`.
     """
 
@@ -74,12 +77,13 @@ class Server:
         self._worker = Worker(engine, self._emit)
         self._reporter = Reporter(self._worker)
         self._on_tracks = on_tracks
-        self._told_tracks = -1
+        self._told_tracks, self._told_tracks_at = -1, 0.0
+        self._told_loading_at = 0.0
         self._look_for_silent_at = 0.0
         self._load: Callable[[], Engine] | None = None
 
     def run(self) -> None:
-        """Serve until stopped; then tell the clients, and close everything."""
+        """Serve until stopped; then tell the clients, and close everything. Raises DemonError `E_ENGINE` if the engine's thread fails."""
         self._worker.start()
         self._reporter.begin()
         control, audio = self._sockets.control, self._sockets.audio
@@ -95,6 +99,7 @@ class Server:
                 self._take_events()
                 has_more = self._send_windows()
                 self._forget_silent()
+                self._tell_loading()
                 self._tell_tracks()
         finally:
             for client in self._clients:
@@ -306,6 +311,8 @@ class Server:
                 self._end_reload(event.what.engine)
                 by_track = {}
                 continue
+            if isinstance(event.what, Failed):
+                raise event.what.reason
             client = by_track.get(event.track)
             if client is None:
                 continue
@@ -329,9 +336,26 @@ class Server:
                 has_sent = True
         return has_sent
 
+    def _tell_loading(self) -> None:
+        """Bounces wait while another engine is loaded: without a sign of it their clients would give up (SPEC.md, section 5)."""
+        since, now = self._worker.loading_since, time.monotonic()
+        if (
+            since is None
+            or now - since > TELL_LOADING_FOR_S
+            or now - max(since, self._told_loading_at) < TELL_LOADING_EVERY_S
+        ):
+            return
+        self._told_loading_at = now
+        for client in self._clients:
+            position = self._position(client)
+            for epoch, expected in zip(position.epochs, position.expected, strict=True):
+                progress = m.Progress(epoch, expected, 0, 0)
+                send_packet(self._sockets.control, client.routing_id, Packet(progress))
+
     def _tell_tracks(self) -> None:
-        if len(self._clients) != self._told_tracks:
-            self._told_tracks = len(self._clients)
+        now = time.monotonic()
+        if len(self._clients) != self._told_tracks or now - self._told_tracks_at >= TELL_TRACKS_EVERY_S:
+            self._told_tracks, self._told_tracks_at = len(self._clients), now
             if self._on_tracks:
                 self._on_tracks(self._told_tracks, MAX_TRACKS)
 

@@ -33,6 +33,8 @@ PUBLISH_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
 SHORTEST_PASS_S = 0.02
 """Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
+MAX_HELD_BYTES_OF_TRACK, MAX_HELD_BYTES = 2**30, 4 * 2**30
+"""Input that the engine has taken and still needs as audio, of a track and of all: the longest clip at 192 kHz has 880 MiB."""
 NO_POSITION = m.Pong(0, [], [], 0.0, 0.0)
 log = logging.getLogger("demon.engine")
 
@@ -42,7 +44,7 @@ class Event:
     """Something for a client: a message, or a window that must be acknowledged. Or for all of them, with no track."""
 
     track: str
-    what: m.Message | AudioWindow | Reloaded
+    what: m.Message | AudioWindow | Reloaded | Failed
     ends_track: bool = False
     """The track's hello was refused: there is no such track."""
 
@@ -81,6 +83,13 @@ class Reloaded:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The engine's thread has ended by a fault of ours: nothing is computed any more."""
+
+    reason: DemonError
+
+
+@dataclass(frozen=True)
 class Vitals:
     """How the engine was a moment ago. cpu_s: of its thread; for step_s, see `Engine.step_s`."""
 
@@ -107,6 +116,8 @@ class Worker:
         self.vitals = Vitals(engine.depth)
         """Replaced whole, every quarter of a second while there is work; any thread may read it."""
         self._published_at = 0.0
+        self.loading_since: float | None = None
+        """When another engine began to be loaded, while it is; any thread may read it."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -126,11 +137,15 @@ class Worker:
         self.inbox.put(b"", Reload(load), is_urgent=True)
 
     def _run(self) -> None:
-        while not self.inbox.is_closed:
-            self._take_messages()
-            if self._engine.has_work():
-                self._step()
-            self._publish()
+        try:
+            while not self.inbox.is_closed:
+                self._take_messages()
+                if self._engine.has_work():
+                    self._step()
+                self._publish()
+        except Exception as error:  # what concerns a track was caught before
+            log.exception("the engine has failed")
+            self._emit(Event("", Failed(_engine_error(error))))
 
     def _take_messages(self) -> None:
         """Apply what has come, one message of each client in turn, for no longer than a step takes; then tell what was fed."""
@@ -159,11 +174,15 @@ class Worker:
         self.vitals = Vitals(engine.depth, time.thread_time(), engine.step_s, ticks_per_s, total, tracks)
 
     def _reload(self, item: Reload) -> None:
+        self.loading_since = time.monotonic()
         try:
             engine = item.load()
         except Exception as error:  # whatever is wrong with the new one, the old one serves
             log.error("the engine was not loaded anew: %s", error)
             return
+        finally:
+            self.loading_since = None
+        engine.left = sum(self._engine.stats().values(), self._engine.left)
         self._engine = engine
         self.positions.clear()
         self._progress_at.clear()
@@ -217,6 +236,7 @@ class Worker:
             case m.Feed(epoch, frame):
                 assert packet.audio is not None
                 assert packet.lanes is not None
+                self._check_held(track, packet.audio.nbytes)
                 track.feed(epoch, frame, packet.audio, packet.lanes, came_at=item.came_at)
             case m.End(epoch, frame):
                 track.finish(epoch, frame)
@@ -230,6 +250,14 @@ class Worker:
                 self._engine.drop(track_id, epoch)
             case _:
                 raise DemonError("E_UNKNOWN_MESSAGE", f"a server does not take {type(header).__name__.lower()}")
+
+    def _check_held(self, track: AnyTrack, size: int) -> None:
+        """Raise DemonError `E_LIMIT` for input that has no room: it comes again when some was encoded."""
+        total = sum(other.held_bytes for other in self._engine.tracks.values())
+        if track.held_bytes + size > MAX_HELD_BYTES_OF_TRACK or total + size > MAX_HELD_BYTES:
+            raise DemonError(
+                "E_LIMIT", f"{track.held_bytes} bytes of this track and {total} of all are not encoded yet"
+            )
 
     def _greet(self, track_id: str, hello: m.Hello, seat: Seat) -> None:
         checkpoint = self._engine.checkpoint

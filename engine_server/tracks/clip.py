@@ -77,6 +77,11 @@ class Clip:
         return self.table.frames
 
     @property
+    def held_bytes(self) -> int:
+        """Of audio that is not encoded yet."""
+        return self._timeline.held_bytes
+
+    @property
     def is_encoded(self) -> bool:
         """Whether the clip is complete and its source encoded."""
         return self._source is not None

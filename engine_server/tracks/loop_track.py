@@ -86,6 +86,11 @@ class LoopTrack:
         self._or_drop(epoch, lambda: run.clip.feed(frame, audio, lanes))
         self.book.feed(epoch, run.clip.expected)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of input that is kept as audio."""
+        return sum(run.clip.held_bytes for run in self._runs.values())
+
     def finish(self, epoch: int, frame: int) -> None:
         """The clip is complete. Raises `E_EPOCH`, `E_FEED_GAP`, `E_CLIP`."""
         if self.book.is_over(epoch):

@@ -67,6 +67,11 @@ class Timeline:
         """Frames of input in memory."""
         return len(self._audio)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of audio in them."""
+        return len(self._audio) * CHANNELS * samples_per_frame(self._rate) * np.dtype(np.float32).itemsize
+
     def finish(self, frame: int) -> None:
         """No input from `frame` on. Raises DemonError `E_FEED_GAP` if it is ahead of the frame expected."""
         self._check_gap(frame)

@@ -123,6 +123,11 @@ class Track:
         if came_at is not None:
             run.hear(came_at)
 
+    @property
+    def held_bytes(self) -> int:
+        """Of input that is kept as audio."""
+        return sum(run.timeline.held_bytes for run in self._epochs.values())
+
     def finish(self, epoch: int, frame: int) -> None:
         """The epoch's input is complete. Raises `E_EPOCH`, `E_FEED_GAP`."""
         if self.book.is_over(epoch):

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from track_rig import music
 from wire import CONFIG, ServerProcess, WireClient
 
+from engine_server.serve import server as server_module
 from engine_server.serve.server import Server
 from engine_server.serve.worker import Event, Reloaded
 from engine_server.tracks.curves import build_table
@@ -87,6 +90,34 @@ def test_heartbeats_are_answered_while_an_engine_is_loaded(server, tiny):
         client.wait_for(m.Closing)
 
 
+def test_who_waits_for_a_bounce_hears_that_an_engine_is_loaded(server, tiny, monkeypatch):
+    """Also if nothing was made of it yet; a client gives up after 20 s without a sign."""
+    monkeypatch.setattr(server_module, "TELL_LOADING_EVERY_S", 0.1)
+    goes_on = threading.Event()
+
+    def load():
+        assert goes_on.wait(60)
+        return Engine(tiny)
+
+    with WireClient(server.endpoint) as client:
+        client.hello()
+        server.reload(load)
+        client.send(m.Begin(1, "stream", 0, 0, 0, True))
+        for _ in range(3):
+            assert client.wait_for(m.Progress, epoch=1).header == m.Progress(1, 0, 0, 0)
+        goes_on.set()
+        client.wait_for(m.Closing)
+
+
+def test_what_was_done_before_still_counts(server, tiny):
+    with WireClient(server.endpoint) as client:
+        client.hello()
+        client.bounce(SOURCE, frames=FRAMES)
+        server.reload(lambda: Engine(tiny))
+        client.wait_for(m.Closing)
+    assert server._worker._engine.left.generations > 0
+
+
 def test_if_nothing_can_be_loaded_the_present_engine_goes_on(server):
     def load():
         raise DemonError("E_NO_CHECKPOINT", "gone")
@@ -113,6 +144,21 @@ def test_a_hello_that_crosses_a_reload_leaves_no_track_behind(tiny):
         assert server._worker._engine.tracks == {}
     finally:
         server._sockets.close()
+
+
+def test_sighup_before_an_engine_is_loaded_does_not_end_the_server(tiny_folder):
+    command = ["-m", "engine_server.cli", "serve", "--model", str(tiny_folder), "--endpoint", "tcp://127.0.0.1:*"]
+    with subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            for line in server.stderr:
+                server.send_signal(signal.SIGHUP)
+                if "warming up" in line:
+                    break
+            assert server.stdout.readline().startswith("serving ")
+        finally:
+            server.terminate()
 
 
 def test_sighup_reloads_a_server(tiny_folder):

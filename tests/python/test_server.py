@@ -518,3 +518,32 @@ def test_a_ping_that_tells_nothing_new_is_not_passed_on_to_the_engine():
     assert not client.has_news(1, 0, 10.0 + HEARD_AGAIN_S / 2)
     assert client.has_news(1, 25, 10.0 + HEARD_AGAIN_S / 2)
     assert client.has_news(1, 25, 10.0 + 2 * HEARD_AGAIN_S), "it may have overtaken its begin"
+
+
+def test_an_engine_that_fails_ends_the_server(tiny, monkeypatch):
+    """Whoever watches it starts it again; else its tracks would wait for ever for a server that answers their heartbeats."""
+    server = Server(Engine(tiny), "tcp://127.0.0.1:*")
+
+    def fail():
+        raise MemoryError("of ours")
+
+    monkeypatch.setattr(server._worker._engine, "step", fail)
+    ended = []
+
+    def serve():
+        try:
+            server.run()
+        except DemonError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with WireClient(server.endpoint) as client:
+        client.hello()
+        client.send(m.Begin(1, "stream", 0, 0, 0, True))
+        for frame in range(0, FRAMES, 32):
+            client.feed(1, frame, np.zeros((2, 32 * FRAME), dtype=np.float32))
+        client.wait_for(m.Closing)
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [(error.code, error.message) for error in ended] == [("E_ENGINE", "MemoryError: of ours")]

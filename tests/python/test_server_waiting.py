@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine_server.serve import server as server_module
+from engine_server.serve import worker as worker_module
 from engine_server.serve.server import MAX_WAITING, MAX_WAITING_FRAMES, Server
 from engine_server.serve.worker import INPUT_CREDIT
 from engine_server.tracks.engine import Engine
@@ -136,3 +137,27 @@ def test_a_track_that_leaves_or_drops_is_heard_however_much_of_it_waits(busy):
         busy.say(m.Bye())
     with pytest.raises(DemonError, match="E_LIMIT"):
         busy.greet()
+
+
+@pytest.mark.parametrize("limit", ["MAX_HELD_BYTES_OF_TRACK", "MAX_HELD_BYTES"])
+def test_audio_that_waits_to_be_encoded_is_bounded_and_comes_again(busy, monkeypatch, limit):
+    frames = 4 * COUNT
+    monkeypatch.setattr(worker_module, limit, frames * 2 * 4 * samples_per_frame(RATE))
+    worker = busy.server._worker
+    busy.greet("loop")
+    busy.say(m.Begin(1, "loop", 0, 0, 0, False))
+    busy.feed(1, *range(0, 2 * frames, COUNT))
+    worker._take_messages()
+    expected = [next(iter(worker.positions.values())).expected]
+    assert expected == [[frames]]
+    codes = [event.what.code for event in drain(busy.server._events) if isinstance(event.what, m.Error)]
+    assert codes == ["E_LIMIT"] * 4
+    worker._step()
+    busy.feed(1, frames)
+    worker._take_messages()
+    assert next(iter(worker.positions.values())).expected == [frames + COUNT]
+
+
+def drain(events):
+    while not events.empty():
+        yield events.get()

@@ -198,11 +198,13 @@ def test_the_limits_and_times_are_those_of_the_code():
     assert limit["messages of a track that wait for the engine"] == str(server.MAX_WAITING)
     assert limit["frames of a stream's input that a track holds"] == str(MAX_FRAMES_HELD)
     assert limit["frames of windows that wait for a client"] == str(MAX_FRAMES_HELD)
+    held = f"{worker.MAX_HELD_BYTES_OF_TRACK / 2**30:g} GiB and {worker.MAX_HELD_BYTES / 2**30:g} GiB"
+    assert limit["audio of a track's input that is not encoded yet, and of all tracks'"] == held
     assert server.MAX_WAITING_FRAMES == 2 * worker.INPUT_CREDIT
     assert (sockets.MAX_CONTROL_BYTES, sockets.MAX_AUDIO_BYTES) == (64 * 2**10, 4 * 2**20)
     assert f"at most {QUESTIONS_PER_S:g} times a second ({QUESTIONS_AT_ONCE:g} at once)" in section(3)
     times = {(float(s), who) for s, who in re.findall(r"^\| ([\d.]+) s \| (\w+) \|", section(5), re.M)}
-    ours = (worker.PROGRESS_EVERY_S, client.RESEND_AFTER_S, clients.FORGET_AFTER_S)
+    ours = (worker.PROGRESS_EVERY_S, client.RESEND_AFTER_S, server.TELL_LOADING_EVERY_S, clients.FORGET_AFTER_S)
     assert {(seconds, "server") for seconds in ours} == {time for time in times if time[1] == "server"}
     assert (sockets.FAREWELL_MS / 1000, "both") in times
     link = (ROOT / "plugin" / "link" / "LinkTimes.h").read_text(encoding="utf-8")
