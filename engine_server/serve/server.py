@@ -52,8 +52,8 @@ class Server:
     """Binds at construction; `run` serves on the calling thread until `stop` is called from any other.
 
     store: the keys, which addresses beyond loopback need; the user's own by default. on_tracks hears how many tracks there are,
-    and how many there may be, whenever the number changes and every second; on the thread that serves. Raises DemonError `E_BIND` if the endpoint
-    needs keys and there are none, or one of its two ports is taken, and `E_KEYS`.
+    and how many there may be, whenever the number changes and every second; on the thread that serves. Raises DemonError
+    `E_BIND` if the endpoint needs keys and there are none, or one of its two ports is taken, and `E_KEYS`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Server:
         self._load: Callable[[], Engine] | None = None
 
     def run(self) -> None:
-        """Serve until stopped; then tell the clients, and close everything. Raises DemonError `E_ENGINE` if the engine's thread fails."""
+        """Serve until stopped; then tell the clients, and close everything. Raises DemonError `E_ENGINE` if the engine fails."""
         self._worker.start()
         self._reporter.begin()
         control, audio = self._sockets.control, self._sockets.audio
