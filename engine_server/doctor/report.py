@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from engine_server.doctor.engine import check_engine
 from engine_server.doctor.finding import Check, Finding, Status, run_checks
 from engine_server.doctor.keys import check_keys
 from engine_server.doctor.plugin import check_plugin
@@ -44,6 +45,7 @@ def all_checks(
         ("limits", check_limits),
         ("disk", check_disk),
         ("ports", lambda: check_ports(endpoint)),
+        ("engine", lambda: check_engine(endpoint)),
         ("keys", lambda: check_keys(endpoint)),
         ("plugin", check_plugin),
     ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -18,6 +19,8 @@ from track_rig import write_lora
 from typer.testing import CliRunner
 
 from engine_server.cli import app
+from engine_server.doctor import engine as engine_module
+from engine_server.doctor.engine import check_engine
 from engine_server.doctor.finding import Finding, Status, fail, ok, run_checks, warn
 from engine_server.doctor.gpu import check_gpu
 from engine_server.doctor.keys import check_keys
@@ -30,8 +33,13 @@ from engine_server.doctor.software import check_environment, check_packages, che
 from engine_server.doctor.system import FREE_NEEDED, FREE_WANTED, check_disk, check_limits
 from engine_server.serve import greeting, handles
 from engine_server.serve.credentials import new_client
+from engine_server.serve.gateway import Gateway, Place
 from engine_server.serve.greeting import ask_greeting
 from engine_server.serve.keys import KeyStore, make_pair
+from engine_server.serve.report import SERVER
+from engine_server.serve.server import Server
+from engine_server.status import ask as ask_module
+from engine_server.tracks.engine import Engine
 from shared_protocol.errors import DemonError
 
 OK, WARN, FAIL = Status.OK, Status.WARN, Status.FAIL
@@ -251,6 +259,59 @@ def test_a_gpu_is_usable_or_it_is_said_why_not(tmp_path):
     assert bad.status is WARN
     assert bad.detail.endswith("out of memory")
     assert statuses(check_gpu()) in ([OK], [WARN], [OK, OK])
+
+
+# --- engine
+
+
+@contextlib.contextmanager
+def serving(server):
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server.endpoint
+    finally:
+        server.stop()
+        thread.join(60)
+
+
+def test_an_engine_is_asked_how_it_is(tiny, monkeypatch):
+    with serving(Server(Engine(tiny), "tcp://127.0.0.1:*")) as endpoint:
+        (finding,) = check_engine(endpoint)
+        assert finding == ok("engine", f"{endpoint}: {SERVER}, tiny, 0 tracks")
+        monkeypatch.setattr(engine_module, "SERVER", "demon-bridge 99")
+        (finding,) = check_engine(endpoint)
+        assert (finding.status, "this is demon-bridge 99" in finding.detail) == (WARN, True)
+
+
+def test_behind_a_gateway_all_engines_are_asked(tiny):
+    class Fleet:
+        def places(self):
+            return [Place(endpoint, "", 0, 64), Place(f"tcp://*:{free_port()}", "", 0, 64)]
+
+    gateway = Gateway("tcp://127.0.0.1:*")
+    thread = threading.Thread(target=gateway.run, args=[Fleet()])
+    with serving(Server(Engine(tiny), "tcp://127.0.0.1:*")) as endpoint:
+        thread.start()
+        try:
+            first, good, bad = check_engine(gateway.endpoint)
+        finally:
+            gateway.stop()
+            thread.join(60)
+    assert "a gateway to 2 engines" in first.detail
+    assert (first.status, good.status, bad.status) == (OK, OK, FAIL)
+
+
+def test_what_listens_and_does_not_answer_is_no_engine(monkeypatch):
+    monkeypatch.setattr(ask_module, "ANSWER_MS", 100)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.linger = 0
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        assert statuses(check_engine(f"tcp://127.0.0.1:{port}")) == [FAIL]
+
+
+def test_where_nothing_listens_there_is_no_engine_to_ask():
+    assert check_engine(f"tcp://127.0.0.1:{free_port()}") == []
 
 
 # --- ports
