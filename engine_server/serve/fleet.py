@@ -6,12 +6,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 from engine_server.serve.endpoint import Address, engine_endpoint, parse_endpoint
 from engine_server.serve.gateway import Place
@@ -20,21 +22,34 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Before an engine is started again; doubled while it ends before it serves."""
 END_TIMEOUT_S = 10.0
 POLL_S = 0.05
+LISTEN_S = 0.25
+"""Silence is counted in vain waits of this length, not by a clock: else a gateway that was stopped itself, and its engines with
+it, would call them all silent when they go on."""
+SILENT_S = 3.0
+"""An engine that has said nothing for so long is no place for a track: while it serves it has a line to say every second."""
+LOST_S = 15.0
+"""One that has said nothing for so long hangs: it is killed and started again."""
+READ_BYTES = 4096
 TRIES = 2
 """An engine that has ended so often before it ever served has something wrong with its options, which its messages tell."""
 log = logging.getLogger("demon.fleet")
 
 
 class EngineProcess:
-    """One `demon serve`, kept alive until `close`. Its thread reads what the process says. Any thread may ask for `place`."""
+    """One `demon serve`, kept alive until `close`. Its thread reads what the process says. Any thread may ask for `place`.
+
+    What has served and says nothing any more is killed. Before it serves it may be as silent as it likes: loading takes its time.
+    """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
         self._command = list(command)
         self._environment = environment
         self._closing = threading.Event()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._endpoint = ""
+        """Where it serves; empty until it does."""
         self._tracks = self._capacity = 0
+        self._silent_s = 0.0
         self.failures = 0
         """How often in a row the process has ended before it served."""
         self._lock = threading.Lock()
@@ -43,10 +58,10 @@ class EngineProcess:
 
     @property
     def place(self) -> Place | None:
-        """Where it serves; None while it does not."""
+        """Where it serves; None while it does not, or is silent."""
         with self._lock:
             address = parse_endpoint(self._endpoint)
-            if self.pid is None or address is None or not self._capacity:
+            if self.pid is None or address is None or not self._capacity or self._silent_s >= SILENT_S:
                 return None
             return Place(str(Address("*", address.port)), "", self._tracks, self._capacity)
 
@@ -84,22 +99,21 @@ class EngineProcess:
     def _serve_once(self) -> bool:
         """Run the process until it ends; whether it has served."""
         process = self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self._environment
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self._environment
         )
         assert process.stdout is not None
-        has_served = False
-        with process.stdout as lines:
+        with process.stdout as output:
             if self._closing.is_set():  # close may have come before there was a process
                 process.kill()
-            for line in lines:
-                word, _, rest = line.strip().partition(" ")
-                with self._lock:
-                    if word == "serving":
-                        self._endpoint, has_served = rest.split()[0], True
-                    elif word == "tracks":
-                        self._tracks, self._capacity = (int(number) for number in rest.split())
+            for line in _lines(output):
+                self._note(line)
+                if self._silent_s >= LOST_S:
+                    log.error("the engine at process %d has said nothing for %g s: it is killed", process.pid, LOST_S)
+                    process.kill()
+                    break
         with self._lock:
-            self._endpoint, self._capacity = "", 0
+            has_served = bool(self._endpoint)
+            self._endpoint, self._capacity, self._silent_s = "", 0, 0.0
         status = process.wait()
         assert process.stdin is not None
         with contextlib.suppress(OSError):
@@ -107,6 +121,33 @@ class EngineProcess:
         if not self._closing.is_set():
             log.error("the engine at process %d ended with status %d; it is started again", process.pid, status)
         return has_served
+
+    def _note(self, line: str | None) -> None:
+        """What the process says; None for a wait in vain."""
+        with self._lock:
+            if line is None:
+                self._silent_s += LISTEN_S if self._endpoint else 0.0
+                return
+            self._silent_s = 0.0
+            word, _, rest = line.strip().partition(" ")
+            if word == "serving":
+                self._endpoint = rest.split()[0]
+            elif word == "tracks":
+                self._tracks, self._capacity = (int(number) for number in rest.split())
+
+
+def _lines(pipe: IO[bytes]) -> Iterator[str | None]:
+    """The lines that come, and None for every `LISTEN_S` in which nothing does, until the other end is closed."""
+    poller, rest = select.poll(), b""
+    poller.register(pipe, select.POLLIN)
+    while True:
+        if not poller.poll(1000 * LISTEN_S):
+            yield None
+        elif received := os.read(pipe.fileno(), READ_BYTES):
+            *lines, rest = (rest + received).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+        else:
+            return
 
 
 class LocalFleet:

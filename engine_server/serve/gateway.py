@@ -27,6 +27,8 @@ PATIENCE_S = 3.0
 """A hello waits so long for an engine that starts; its sender says it again then."""
 UNSEEN_S = 5.0
 """A track that was sent to an engine counts there for so long, although the engine does not report it yet."""
+REFUSED_S = 10.0
+"""Who comes back so soon from an engine that is full was refused there: a client tries again after 2 s."""
 REMEMBERED = 4096
 MESSAGES_AT_ONCE = 256
 log = logging.getLogger("demon.gateway")
@@ -62,9 +64,7 @@ class Gateway:
     def __init__(self, endpoint: str, *, store: KeyStore | None = None) -> None:
         store = store or KeyStore()
         keys = store if check_bind(endpoint, store) else None
-        self._sockets = ServerSockets(
-            endpoint, keys
-        )  # nothing comes by the audio port: tracks have theirs at the engines
+        self._sockets = ServerSockets(endpoint, keys, has_audio=False)  # tracks have theirs at the engines
         self._socket = self._sockets.control
         self._key = keys.server().public if keys else ""
         self.endpoint = self._sockets.endpoint
@@ -159,7 +159,7 @@ class Gateway:
         send_packet(self._socket, routing_id, Packet(m.Redirect(place.endpoint, place.key or self._key)))
 
     def _choose(self, routing_id: bytes, places: Sequence[Place], now: float) -> Place | None:
-        """Where it was before, if that engine is there and has room; else where the most room is."""
+        """Where it was before, if that engine is there and has not just refused it; else where the most room is."""
         # What an engine had when the first of those on the way was sent there, and they: what it reports may hold them already.
         expected: dict[str, int] = {}
         for other, (endpoint, since, tracks) in self._sent.items():
@@ -169,8 +169,10 @@ class Gateway:
         def room(place: Place) -> int:
             return place.capacity - max(place.tracks, expected.get(place.endpoint, 0))
 
-        before, *_ = self._sent.get(routing_id, ("",))
-        # Its own track may still count there: an engine keeps a track that fell silent for a while.
-        known = next((place for place in places if place.endpoint == before and room(place) >= 0), None)
+        before, sent_at, _ = self._sent.get(routing_id, ("", 0.0, 0))
+        known = next((place for place in places if place.endpoint == before), None)
+        # It may be one of those that fill the engine, which keeps a silent track for a while: only the engine knows.
+        if known and (room(known) > 0 or now - sent_at > REFUSED_S):
+            return known
         best = max(places, key=room)
-        return known or (best if room(best) > 0 else None)
+        return best if room(best) > 0 else known

@@ -50,13 +50,16 @@ class Received(NamedTuple):
 class ServerSockets:
     """`wake` may be called from one other thread; all else belongs to the thread that serves.
 
-    keys: who may connect; None lets in everybody, which is for loopback.
+    keys: who may connect; None lets in everybody, which is for loopback. has_audio: without it the audio port is held, and nobody
+    gets as far as a first message there.
     """
 
-    def __init__(self, endpoint: str, keys: KeyStore | None = None) -> None:
+    def __init__(self, endpoint: str, keys: KeyStore | None = None, *, has_audio: bool = True) -> None:
         """Bind both. Raises DemonError `E_BIND`, `E_KEYS`."""
         self._context = zmq.Context()
         self._keys = keys
+        # A limit of 0 bytes holds for handshakes, too. What is not read must not come: it would stay in ZeroMQ.
+        self._audio_bytes = MAX_AUDIO_BYTES if has_audio else 0
         self._doors: dict[zmq.Socket, Door] = {}
         self.gate = Gate(self._context, keys) if keys else None
         try:
@@ -122,7 +125,7 @@ class ServerSockets:
             control = self._guarded(endpoint, MAX_CONTROL_BYTES, CONTROL_QUEUE)
             place = audio_endpoint(control.getsockopt_string(zmq.LAST_ENDPOINT))
             try:
-                return control, self._guarded(place, MAX_AUDIO_BYTES, AUDIO_QUEUE)
+                return control, self._guarded(place, self._audio_bytes, AUDIO_QUEUE)
             except DemonError:
                 self._doors.pop(control).stop()
                 control.close(linger=0)

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+import zmq
 from wire import ServerProcess, WireClient
 
 from engine_server.serve import fleet as fleet_module
-from engine_server.serve.endpoint import engine_endpoint
-from engine_server.serve.gateway import PATIENCE_S, UNSEEN_S, Gateway, Place
+from engine_server.serve.endpoint import audio_endpoint, engine_endpoint
+from engine_server.serve.gateway import PATIENCE_S, REFUSED_S, UNSEEN_S, Gateway, Place
+from engine_server.serve.report import read_report
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -47,6 +51,21 @@ def gateway():
     gateway.stop()
     thread.join(30)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def still_gateway():
+    """A gateway that is asked where tracks go, at times of the test's own."""
+    gateway = Gateway("tcp://127.0.0.1:*")
+    yield gateway
+    gateway._sockets.close()
+
+
+def answered(gateway, routing_id, places, now):
+    """Where a hello is sent; None if it is refused."""
+    before = gateway._redirects
+    gateway._answer(routing_id, places, now)
+    return gateway._sent[routing_id][0] if gateway._redirects > before else None
 
 
 def sent_to(gateway, client):
@@ -111,16 +130,54 @@ def test_only_hellos_are_served(gateway):
         assert client.wait_for(m.Error).header.code == "E_MALFORMED"
 
 
-def test_a_track_on_its_way_stops_counting_when_it_should_have_been_reported():
-    gateway = Gateway("tcp://127.0.0.1:*")
-    try:
-        places = [place(0, capacity=1)]
-        assert gateway._choose(b"a", places, 0.0)
-        gateway._sent[b"a"] = (places[0].endpoint, 0.0, 0)
-        assert gateway._choose(b"b", places, 1.0) is None
-        assert gateway._choose(b"b", places, UNSEEN_S + 1.0)
-    finally:
-        gateway._sockets.close()
+def test_a_track_on_its_way_stops_counting_when_it_should_have_been_reported(still_gateway):
+    places = [place(0, capacity=1)]
+    assert answered(still_gateway, b"a", places, 0.0)
+    assert answered(still_gateway, b"b", places, 1.0) is None
+    assert answered(still_gateway, b"b", places, UNSEEN_S + 1.0)
+
+
+def test_the_tracks_that_fill_an_engine_go_back_to_it(still_gateway):
+    """Also all at once, after a cut connection: each takes the place that it has."""
+    tracks = [b"%d" % number for number in range(64)]
+    empty, full = place(0), place(0, tracks=64)
+    for track in tracks:
+        assert answered(still_gateway, track, [empty], 0.0)
+    assert answered(still_gateway, tracks[0], [full, place(1)], 60.0) == full.endpoint
+    for track in tracks[1:]:
+        assert answered(still_gateway, track, [full, place(1)], 60.0) == full.endpoint
+    assert answered(still_gateway, b"another", [full], 60.0) is None
+    for track in tracks:  # cut at once once more
+        assert answered(still_gateway, track, [full, place(1, tracks=64)], 61.0) == full.endpoint
+
+
+def test_a_track_whose_engine_others_have_filled_is_sent_there_once(still_gateway):
+    """It was forgotten in its silence. While there is no room anywhere, it is not sent away from what may be its own place."""
+    engine, other, full = place(0), place(1), place(0, tracks=64)
+    assert answered(still_gateway, b"track", [engine], 0.0)
+    assert answered(still_gateway, b"track", [full, other], 60.0) == full.endpoint
+    assert answered(still_gateway, b"track", [full, other], 62.0) == other.endpoint
+    assert answered(still_gateway, b"track", [full, other], 64.0) == other.endpoint
+
+    assert answered(still_gateway, b"patient", [engine], 0.0)
+    now = 60.0
+    while now < 60.0 + 2 * REFUSED_S:
+        assert answered(still_gateway, b"patient", [full, place(1, tracks=64)], now) == full.endpoint
+        now += 2.0
+    assert answered(still_gateway, b"patient", [full, other], now) == other.endpoint
+
+
+def test_nothing_comes_in_by_a_gateways_audio_port(still_gateway):
+    """Nobody would take it: it would stay in memory, 4 MiB a message."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as sender:
+        sender.setsockopt(zmq.LINGER, 0)
+        with sender.get_monitor_socket(zmq.EVENT_DISCONNECTED) as cut:
+            sender.connect(audio_endpoint(still_gateway.endpoint))
+            for _ in range(8):
+                sender.send(bytes(2**20))
+            assert cut.poll(30_000), "who sends audio to a gateway stays connected"
+            assert not still_gateway._sockets.audio.poll(0)
+            sender.disable_monitor()
 
 
 def test_tracks_that_an_engine_reports_already_do_not_count_twice(gateway):
@@ -165,6 +222,66 @@ def test_an_engine_that_cannot_be_started_is_tried_again_and_again(monkeypatch, 
     assert "Cannot allocate memory" in caplog.text
 
 
+TALKER = """
+import time
+time.sleep({load_s})
+print("serving tcp://127.0.0.1:5000 model hash backend", flush=True)
+while True:
+    print("tracks 3 64", flush=True)
+    time.sleep(0.01)
+"""
+
+
+@contextlib.contextmanager
+def talking_engine(monkeypatch, load_s=0.0, **times):
+    """An engine that only tells how many tracks it has."""
+    for name, value in times.items():
+        monkeypatch.setattr(fleet_module, name, value)
+    engine = fleet_module.EngineProcess([sys.executable, "-c", TALKER.format(load_s=load_s)], dict(os.environ))
+    try:
+        yield engine
+    finally:
+        if engine.pid:
+            os.kill(engine.pid, signal.SIGKILL)  # it does not look at its standard input
+        engine.close()
+
+
+def wait_until(condition, *, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_engine_that_says_nothing_is_no_place_until_it_speaks_again(monkeypatch):
+    with talking_engine(monkeypatch, LISTEN_S=0.05, SILENT_S=0.5, LOST_S=1e6) as engine:
+        wait_until(lambda: engine.place)
+        pid, where = engine.pid, engine.place
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: engine.place is None)
+        os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: engine.place)
+        assert (engine.pid, engine.place) == (pid, where)
+
+
+def test_an_engine_that_says_nothing_for_long_is_killed_and_started_again(monkeypatch, caplog):
+    with talking_engine(monkeypatch, LISTEN_S=0.05, SILENT_S=0.5, LOST_S=1.0) as engine:
+        wait_until(lambda: engine.place)
+        pid = engine.pid
+        os.kill(pid, signal.SIGSTOP)
+        wait_until(lambda: engine.pid not in (pid, None) and engine.place)
+        assert f"the engine at process {pid} has said nothing for 1 s" in caplog.text
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_an_engine_may_be_silent_for_long_while_it_loads(monkeypatch):
+    with talking_engine(monkeypatch, load_s=3.0, LISTEN_S=0.05, LOST_S=1.0) as engine:
+        wait_until(lambda: engine.pid)
+        pid = engine.pid
+        wait_until(lambda: engine.place)
+        assert engine.pid == pid
+
+
 def test_engines_listen_on_the_pairs_of_ports_after_the_gateways():
     assert engine_endpoint("tcp://127.0.0.1:47800", 0) == "tcp://127.0.0.1:47802"
     assert engine_endpoint("tcp://127.0.0.1:47800", 3) == "tcp://127.0.0.1:47808"
@@ -175,6 +292,8 @@ def test_engines_listen_on_the_pairs_of_ports_after_the_gateways():
 def two_engines(tiny_folder):
     with ServerProcess(str(tiny_folder), engines=2) as process:
         yield process
+        for pid in children_of(process.process.pid):
+            os.kill(pid, signal.SIGCONT)  # a failed test may leave one that is stopped, and would stay
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +311,23 @@ def children_of(pid):
     return children
 
 
-def test_an_engine_killed_in_mid_bounce_is_replaced_and_the_bits_are_the_same(two_engines, source, tiny):
-    """The track finds the other engine, or the new one in its place; a neighbour on the other engine notices nothing."""
+def wait_for_engines(served, pids):
+    """Until two engines serve, none of which is one of these processes."""
+    with WireClient(served.endpoint) as client:
+
+        def do_serve():
+            client.send(m.Status())
+            report = read_report(client.wait_for(m.State).header)
+            time.sleep(0.5)  # it answers no more than five a second
+            return len(report.engines) == 2 and not pids & set(children_of(served.process.pid))
+
+        wait_until(do_serve, timeout_s=120)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
+def test_an_engine_lost_in_mid_bounce_is_replaced_and_the_bits_are_the_same(two_engines, source, tiny, blow):
+    """The track finds the other engine, or the new one in its place."""
+    wait_for_engines(two_engines, set())
     config = m.make_config(prompt="strings", seed=7)
     expected = render(Engine(tiny), source, 48_000, build_table({"denoise": 0.6}, FRAMES), config)
     padded = np.pad(source, ((0, 0), (0, 200 * FRAME)))
@@ -217,9 +351,9 @@ def test_an_engine_killed_in_mid_bounce_is_replaced_and_the_bits_are_the_same(tw
         client.send(m.Begin(1, "stream", 0, 0, 0, True))
         feed(client, 0)
         parts = windows(client, 0, 30)
-        before = children_of(two_engines.process.pid)
         port = int(client._endpoint.rpartition(":")[2])
-        os.kill(owner_of(port, before), signal.SIGKILL)
+        victim = owner_of(port, children_of(two_engines.process.pid))
+        os.kill(victim, blow)
         position = sum(part.shape[1] for part in parts) // FRAME
         client.hello()
         start = max(0, position - retain)
@@ -227,10 +361,7 @@ def test_an_engine_killed_in_mid_bounce_is_replaced_and_the_bits_are_the_same(tw
         feed(client, start)
         parts += windows(client, position, FRAMES)
     assert np.array_equal(np.concatenate(parts, axis=1)[:, : FRAMES * FRAME], expected)
-    deadline = time.monotonic() + 120
-    while len(children_of(two_engines.process.pid)) < 2 or set(children_of(two_engines.process.pid)) == set(before):
-        assert time.monotonic() < deadline, "the engine was not replaced"
-        time.sleep(0.2)
+    wait_for_engines(two_engines, {victim})
 
 
 def owner_of(port, pids):
