@@ -143,7 +143,9 @@ void EngineLink::pass(TrackClient& client, EngineSocket& socket)
     const bool isIdle = steadyNanoseconds() - busyAt > kIdleAfter;
     if (socket.wait(isIdle ? kIdlePoll : kBusyPoll))
         hasMoved = receiveAll(client, socket) || hasMoved;
-    if (socket.hasDisconnected())
+    if (const std::optional<KeyFault> fault = socket.keyFault())
+        shutOut(client, socket, explain(*fault, socket.endpoint()));
+    else if (socket.hasDisconnected())
         client.disconnect(steadyNanoseconds());
     hasMoved = pushWindows(client) || hasMoved;
     if (hasMoved)
@@ -152,6 +154,13 @@ void EngineLink::pass(TrackClient& client, EngineSocket& socket)
     publish(client);
     if (probeLog != nullptr)
         probeLog->drain(client.status().state == LinkState::ready);
+}
+
+/// Nothing more is tried for a while: ZeroMQ alone would try ten times a second, or never again.
+void EngineLink::shutOut(TrackClient& client, EngineSocket& socket, std::string text)
+{
+    socket.close();
+    client.shutOut(std::move(text), steadyNanoseconds());
 }
 
 /// A fault of this thread (no memory, no file descriptors) must not end the host.
@@ -234,15 +243,16 @@ bool EngineLink::exchangeFrames(TrackClient& client, EngineSocket& socket)
 void EngineLink::connect(TrackClient& client, EngineSocket& socket, const std::string& home)
 {
     const std::string address = placeOf(client, home);
-    std::optional<EngineKeys> keys = findEngineKeys(home);
-    if (keys && client.redirect())
-        keys->server = client.redirect()->key;
     if (!audioEndpointOf(address))
         return client.reportError("E_ENDPOINT", "not an address: " + address);
+    auto found = findEngineKeys(home);
+    if (hasFailed(found))
+        return shutOut(client, socket, std::get<Problem>(found).text);
+    std::optional<EngineKeys> keys = std::get<std::optional<EngineKeys>>(std::move(found));
+    if (keys && client.redirect())
+        keys->server = client.redirect()->key;
     if (!keys && !isLocalEndpoint(address))
-        return client.reportError("E_KEYS", "no key for " + home +
-                                                ": `demon keys new` on the engine's machine makes a file for " +
-                                                engineKeysFolder().string());
+        return shutOut(client, socket, explain(KeyFault::missing, home));
     if (!socket.open(address, std::move(keys)))
         client.reportError("E_ENDPOINT", "cannot connect to " + address);
 }

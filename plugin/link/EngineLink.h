@@ -66,6 +66,7 @@ public:
 private:
     void run();
     void pass(TrackClient& client, EngineSocket& socket);
+    static void shutOut(TrackClient& client, EngineSocket& socket, std::string text);
     void recover(TrackClient& client, EngineSocket& socket, const char* what) noexcept;
     bool exchangeFrames(TrackClient& client, EngineSocket& socket);
     void connect(TrackClient& client, EngineSocket& socket, const std::string& home);

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 #include "EngineSocket.h"
 
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <optional>
 #include <random>
@@ -84,6 +82,7 @@ bool EngineSocket::open(const std::string& endpoint, std::optional<EngineKeys> w
     const std::optional<std::string> next = audioEndpointOf(endpoint);
     if (!next)
         return false;
+    controlEndpoint = endpoint;
     audioEndpoint = *next;
     if (routingId.empty())
         routingId = drawRoutingId();
@@ -92,7 +91,7 @@ bool EngineSocket::open(const std::string& endpoint, std::optional<EngineKeys> w
     try
     {
         control = makeSocket(routingId); // throws for a key that is none
-        watchControl();
+        watch.begin(*context, control, endpoint, keys.has_value());
         control.connect(endpoint);
         return true;
     }
@@ -101,31 +100,6 @@ bool EngineSocket::open(const std::string& endpoint, std::optional<EngineKeys> w
         close();
         return false;
     }
-}
-
-void EngineSocket::watchControl()
-{
-    static std::atomic<unsigned> number{0};
-    const std::string place = "inproc://demon-connection-" + std::to_string(++number);
-    if (zmq_socket_monitor(control.handle(), place.c_str(), ZMQ_EVENT_DISCONNECTED) != 0)
-        throw zmq::error_t();
-    monitor = zmq::socket_t(*context, zmq::socket_type::pair);
-    monitor.set(zmq::sockopt::linger, 0);
-    monitor.connect(place);
-}
-
-bool EngineSocket::hasDisconnected()
-{
-    bool isGone = false;
-    zmq::message_t part; // of each event two: its number with a value, and an address
-    while (monitor.handle() != nullptr && monitor.recv(part, zmq::recv_flags::dontwait))
-    {
-        std::uint16_t event = 0;
-        if (part.more() && part.size() >= sizeof event)
-            std::memcpy(&event, part.data(), sizeof event);
-        isGone = isGone || event == ZMQ_EVENT_DISCONNECTED;
-    }
-    return isGone;
 }
 
 void EngineSocket::openAudio(const std::string& ticket)
@@ -140,11 +114,8 @@ void EngineSocket::openAudio(const std::string& ticket)
 
 void EngineSocket::close()
 {
-    // Otherwise the context's thread may wait for ever to tell of a connection's end to a monitor that has gone, and no
-    // socket of this process is served any more.
-    if (control.handle() != nullptr)
-        zmq_socket_monitor(control.handle(), nullptr, 0);
-    for (zmq::socket_t* socket : {&audio, &control, &monitor})
+    watch.end();
+    for (zmq::socket_t* socket : {&audio, &control})
         if (socket->handle() != nullptr)
             socket->close();
 }

@@ -8,6 +8,7 @@
 #include <vector>
 #include <zmq.hpp>
 
+#include "ConnectionWatch.h"
 #include "demon/messages.h"
 #include "services/EngineKeys.h"
 
@@ -34,9 +35,12 @@ public:
     void close();
     bool isOpen() const { return control.handle() != nullptr; }
 
-    /// Whether the connection of the control socket has ended since it was opened, or since this was asked: the other
-    /// end is gone, or the way to it. ZeroMQ goes on trying to get there.
-    bool hasDisconnected();
+    /// Where the control socket goes, as it was given.
+    const std::string& endpoint() const { return controlEndpoint; }
+
+    /// Of the control socket since it was opened, see ConnectionWatch.
+    bool hasDisconnected() { return watch.hasDisconnected(); }
+    std::optional<KeyFault> keyFault() { return watch.keyFault(); }
 
     /// By the socket on which the message belongs. Never waits. What cannot be sent is dropped: SPEC.md, section 5,
     /// says how it is sent again.
@@ -51,14 +55,14 @@ public:
 
 private:
     zmq::socket_t makeSocket(const std::string& routingId);
-    void watchControl();
     bool receiveFrom(zmq::socket_t& socket);
 
     std::string routingId;
-    std::string audioEndpoint;
+    std::string controlEndpoint, audioEndpoint;
     std::optional<EngineKeys> keys;
     std::shared_ptr<zmq::context_t> context;
-    zmq::socket_t control, audio, monitor; ///< after the context: closed before it is left
+    zmq::socket_t control, audio; ///< after the context: closed before it is left
+    ConnectionWatch watch;
     std::vector<zmq::message_t> received;
 };
 } // namespace demon

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "LinkTimes.h"
+#include "services/EngineKeys.h"
 
 namespace demon
 {
@@ -71,6 +72,19 @@ void TrackClient::fail(std::string code, std::string text, std::int64_t now)
     reportError(std::move(code), std::move(text));
     if (published.state != LinkState::idle)
         lose(now);
+}
+
+void TrackClient::shutOut(std::string text, std::int64_t now)
+{
+    if (published.state == LinkState::idle)
+        return;
+    reportError(kKeysError, std::move(text));
+    outbox.clear();
+    resumeAll();
+    published.state = LinkState::refused;
+    isShutOut = true;
+    refusesTrack = !elsewhere; // an engine that one was sent to may hear later of a key that is new
+    retryAt = now + kRefusalWait;
 }
 
 void TrackClient::accept(const FeedItem& item)
@@ -186,16 +200,12 @@ void TrackClient::tick(std::int64_t now, OutputCursor::Place output)
             reopen(now);
         return;
     case LinkState::refused:
-        if (now >= retryAt && elsewhere) // another engine may take it: only the first one knows
-        {
-            elsewhere.reset();
-            reopen(now);
-        }
-        else if (now >= retryAt)
-        {
-            sayHello(now);
-        }
-        return;
+        if (now < retryAt)
+            return;
+        if (!elsewhere && !isShutOut)
+            return sayHello(now);
+        elsewhere.reset(); // another engine may take it: only the first one knows
+        return reopen(now);
     case LinkState::waiting:
         if (now - helloAt > (elsewhere ? redirectPatience : kSilence))
         {
@@ -227,6 +237,7 @@ void TrackClient::sayHello(std::int64_t now)
     isConfigurationRefused = false;
     sentConfig = config;
     confirmedRevision = revision;
+    isShutOut = false;
     published.state = LinkState::waiting;
     helloAt = now;
 }
@@ -237,8 +248,16 @@ void TrackClient::reopen(std::int64_t now)
     sayHello(now);
 }
 
+/// Keys are not what keeps the two ends apart any more.
+void TrackClient::forgetKeysError()
+{
+    if (published.errorCode == kKeysError)
+        acknowledgeError();
+}
+
 void TrackClient::lose(std::int64_t now)
 {
+    forgetKeysError();
     published.state = LinkState::lost;
     elsewhere.reset(); // whoever sent the track there knows whether it still can go there
     retryAt = now + backOff;

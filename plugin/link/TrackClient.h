@@ -26,7 +26,7 @@ enum class LinkState
     idle,    ///< the host has not prepared the plugin
     waiting, ///< hello sent, no answer yet
     ready,   ///< welcomed
-    refused, ///< hello answered by an error: tried again every two seconds
+    refused, ///< hello answered by an error, or no way there for the keys: tried again every two seconds
     lost     ///< silence: waiting before the next try
 };
 
@@ -78,6 +78,10 @@ public:
 
     /// The owner could not go on: the error is shown, and the connection tried again after the usual wait.
     void fail(std::string code, std::string text, std::int64_t now);
+
+    /// There is no way to the engine for the keys: E_KEYS with this text is shown until there is, or nobody is there.
+    /// The owner closes the connection, and is told when to try again.
+    void shutOut(std::string text, std::int64_t now);
 
     /// What the audio thread has sent, in order.
     void accept(const FeedItem& item);
@@ -156,6 +160,7 @@ private:
     void sayHello(std::int64_t now);
     void lose(std::int64_t now);
     void reopen(std::int64_t now);
+    void forgetKeysError();
     void followOutput(OutputCursor::Place output);
     void forgetUnheard();
     bool beginEpoch(EpochRecord& record);
@@ -197,6 +202,7 @@ private:
     std::string ticketDue;
     bool hasEngine = false;     ///< there was a welcome: its `retain` is known
     bool refusesTrack = false;  ///< in `refused`: by an answer that waiting does not change
+    bool isShutOut = false;     ///< in `refused`: without a connection
     std::int64_t heardAt = 0;   ///< any message
     std::int64_t helloAt = 0;   ///< the last hello
     std::int64_t welcomeAt = 0; ///< the last welcome

@@ -6,6 +6,7 @@
 
 #include "LinkTimes.h"
 #include "TrackClient.h"
+#include "services/EngineKeys.h"
 
 namespace demon
 {
@@ -13,21 +14,22 @@ namespace
 {
 constexpr int kMaxRefusals = 3; // of one epoch, before it is given up
 
-bool answersHello(const std::string& code)
+constexpr const char* kRateError = "E_RATE";
+
+/// Whether an error refuses the hello that waits for its answer; one with an epoch answers what was sent before it.
+bool refusesHello(const Error& message)
 {
-    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy,
-                                error::malformed, error::field, error::lora})
-        if (code == refusal)
-            return true;
-    return false;
+    const auto refusals = {
+        error::protocolVersion, error::sampleRate, error::latency, error::busy, error::malformed, error::field,
+        error::unknownMessage,  error::limit,      error::engine,  kRateError,  kKeysError};
+    return message.epoch == 0 && std::find(refusals.begin(), refusals.end(), message.code) != refusals.end();
 }
 
+/// Of these: what waiting does not change.
 bool isFinal(const std::string& code)
 {
-    for (const char* refusal : {error::protocolVersion, error::sampleRate, error::latency, error::busy, error::lora})
-        if (code == refusal)
-            return true;
-    return false;
+    const auto refusals = {error::protocolVersion, error::sampleRate, error::latency, error::busy, kKeysError};
+    return std::find(refusals.begin(), refusals.end(), code) != refusals.end();
 }
 
 /// "0.1.0" of "demon-bridge 0.1.0".
@@ -47,6 +49,7 @@ void TrackClient::on(const Welcome& message, std::int64_t now)
 {
     if (published.state != LinkState::waiting)
         return;
+    forgetKeysError();
     published.engine = message;
     ticketDue = message.ticket;
     framesReceived = framesConfirmed = 0;
@@ -245,7 +248,7 @@ void TrackClient::on(const Error& message, std::int64_t now)
         record->isLost = true;
     if (message.code == error::lora && published.state == LinkState::ready)
         isConfigurationRefused = true;
-    if (published.state == LinkState::waiting && answersHello(message.code))
+    if (published.state == LinkState::waiting && refusesHello(message))
     {
         published.state = LinkState::refused;
         // A track that had a place may find another: the engine that has ended comes back.

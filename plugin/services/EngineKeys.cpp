@@ -32,11 +32,25 @@ std::set<std::filesystem::path> filesOf(const std::filesystem::path& folder)
             files.insert(entry->path());
     return files;
 }
+
+/// As the engine judges its own key files. Not where the system has no such rights.
+bool isOpenToOthers(const std::filesystem::path& file)
+{
+#ifdef _WIN32
+    (void)file;
+    return false;
+#else
+    using std::filesystem::perms;
+    std::error_code failure;
+    const perms found = std::filesystem::status(file, failure).permissions();
+    return !failure && (found & (perms::group_all | perms::others_all)) != perms::none;
+#endif
+}
 } // namespace
 
 std::filesystem::path engineKeysFolder() { return userFolders::config() / "engines"; }
 
-std::optional<EngineKeys> findEngineKeys(const std::string& endpoint, const std::filesystem::path& folder)
+Result<std::optional<EngineKeys>> findEngineKeys(const std::string& endpoint, const std::filesystem::path& folder)
 {
     for (const std::filesystem::path& file : filesOf(folder))
     {
@@ -46,8 +60,12 @@ std::optional<EngineKeys> findEngineKeys(const std::string& endpoint, const std:
             continue;
         EngineKeys keys{json::textOf(*object, "server"), json::textOf(*object, "public"),
                         json::textOf(*object, "secret")};
-        if (isKey(keys.server) && isKey(keys.publicKey) && isKey(keys.secretKey))
-            return keys;
+        if (!isKey(keys.server) || !isKey(keys.publicKey) || !isKey(keys.secretKey))
+            continue;
+        if (isOpenToOthers(file))
+            return Problem{kKeysError, "others may read " + file.string() + ", which holds a secret; run: chmod 600 '" +
+                                           file.string() + "'"};
+        return keys;
     }
     return std::nullopt;
 }

@@ -17,6 +17,7 @@
 
 #include "FakeLoop.h"
 #include "FreeEndpoint.h"
+#include "KeyGate.h"
 #include "demon/codec.h"
 #include "demon/endpoint.h"
 
@@ -28,18 +29,23 @@ class FakeEngine
 public:
     std::atomic<bool> holdsWindows{false};                      ///< keeps windows back, as an engine that is late
     std::atomic<std::int64_t> holdsFrom{FakeLoop::kEverything}; ///< likewise windows of clips, from this frame on
-    std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0}, edits{0};
+    std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0}, edits{0}, byes{0};
     std::atomic<int> commits{0};     ///< of the begins
     std::atomic<int> loopWindows{0}; ///< of takes, sent
     std::atomic<int> found{0};       ///< tracks that have heard their welcome
     std::atomic<int> unknownAnswers{0};
     std::atomic<int> packedFeeds{0};
-    demon::Error refusal;     ///< with a code: answers hello by it. Set before start()
-    std::string secretKey;    ///< in Z85: whoever connects needs keys. Set before start()
-    demon::Redirect redirect; ///< with an endpoint: answers hello by it. Set before start()
+    demon::Error refusal;               ///< with a code: answers hello by it. Set before start()
+    std::string secretKey;              ///< in Z85: whoever connects needs keys. Set before start()
+    std::atomic<bool> allowsKeys{true}; ///< whether there are any with which one may connect, from now on
+    demon::Redirect redirect;           ///< with an endpoint: answers hello by it. Set before start()
     std::int64_t retain = 20, credit = 250;
 
-    explicit FakeEngine(std::string address) : endpoint(std::move(address)) { start(); }
+    explicit FakeEngine(std::string address, std::string secret = {})
+        : secretKey(std::move(secret)), endpoint(std::move(address))
+    {
+        start();
+    }
     ~FakeEngine() { stop(); }
     const std::string& address() const { return endpoint; }
 
@@ -48,6 +54,7 @@ public:
     {
         quit = false;
         context = std::make_unique<zmq::context_t>(1);
+        gate = secretKey.empty() ? nullptr : std::make_unique<KeyGate>(*context, allowsKeys);
         sockets = {bound(endpoint), bound(demon::audioEndpointOf(endpoint).value())};
         thread = std::thread([this] { run(); });
     }
@@ -58,6 +65,7 @@ public:
         if (thread.joinable())
             thread.join();
         sockets = {};
+        gate.reset();
         context.reset();
     }
     /// As a restarted server would: every track is unknown from now on.
@@ -243,6 +251,7 @@ private:
         pings += std::holds_alternative<Ping>(message) ? 1 : 0;
         drops += std::holds_alternative<Drop>(message) ? 1 : 0;
         edits += std::holds_alternative<Edit>(message) ? 1 : 0;
+        byes += std::holds_alternative<Bye>(message) ? 1 : 0;
     }
 
     // --- mode stream ---
@@ -319,6 +328,7 @@ private:
 
     const std::string endpoint;
     std::unique_ptr<zmq::context_t> context;
+    std::unique_ptr<KeyGate> gate;
     std::array<zmq::socket_t, 2> sockets; ///< control and audio
     std::atomic<bool> quit{false}, forget{false};
     std::thread thread;

@@ -31,6 +31,15 @@ public:
         return path / name;
     }
 
+    /// As a credential file must be: nobody else may read it.
+    std::filesystem::path writePrivate(const std::string& name, const std::string& bytes) const
+    {
+        using std::filesystem::perms;
+        const std::filesystem::path file = write(name, bytes);
+        std::filesystem::permissions(file, perms::owner_read | perms::owner_write);
+        return file;
+    }
+
     std::filesystem::path path;
 };
 

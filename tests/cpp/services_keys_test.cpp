@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
+#include <filesystem>
+#include <optional>
 #include <string>
 
 #include "TemporaryFolder.h"
@@ -16,40 +18,63 @@ std::string credentials(const std::string& endpoint, char digit, const std::stri
     return R"({"endpoint": ")" + endpoint + R"(", "server": ")" + std::string(40, digit) + R"(", "public": ")" +
            std::string(40, 'P') + R"(", "secret": ")" + secret + R"("})";
 }
+
+std::optional<EngineKeys> keysIn(const std::filesystem::path& folder, const std::string& endpoint = kEndpoint)
+{
+    const auto found = findEngineKeys(endpoint, folder);
+    REQUIRE_FALSE(hasFailed(found));
+    return std::get<std::optional<EngineKeys>>(found);
+}
 } // namespace
 
 TEST_CASE("the keys of an engine are in the file with its endpoint")
 {
     const TemporaryFolder folder;
-    folder.write("a.json", credentials("tcp://other.local:47800", 'a'));
-    folder.write("b.json", credentials(kEndpoint, 'b'));
-    const auto keys = findEngineKeys(kEndpoint, folder.path);
+    folder.writePrivate("a.json", credentials("tcp://other.local:47800", 'a'));
+    folder.writePrivate("b.json", credentials(kEndpoint, 'b'));
+    const auto keys = keysIn(folder.path);
     REQUIRE(keys);
     CHECK(keys->server == std::string(40, 'b'));
     CHECK(keys->publicKey == std::string(40, 'P'));
     CHECK(keys->secretKey == std::string(40, 'S'));
-    CHECK_FALSE(findEngineKeys("tcp://studio.local:47801", folder.path));
+    CHECK_FALSE(keysIn(folder.path, "tcp://studio.local:47801"));
 }
 
 TEST_CASE("files that are no credentials are passed over")
 {
     const TemporaryFolder folder;
-    folder.write("1.json", "");
-    folder.write("2.json", "[1, 2]");
-    folder.write("3.json", R"({"endpoint": ")" + kEndpoint + R"("})");
-    folder.write("4.json", credentials(kEndpoint, 'x', "short"));
-    folder.write("5.json", credentials(kEndpoint, 'x', std::string(40, ' ')));
-    folder.write("6.json", std::string(100'000, ' ') + credentials(kEndpoint, 'x'));
-    folder.write("7.txt", credentials(kEndpoint, 'x'));
+    folder.writePrivate("1.json", "");
+    folder.writePrivate("2.json", "[1, 2]");
+    folder.writePrivate("3.json", R"({"endpoint": ")" + kEndpoint + R"("})");
+    folder.writePrivate("4.json", credentials(kEndpoint, 'x', "short"));
+    folder.writePrivate("5.json", credentials(kEndpoint, 'x', std::string(40, ' ')));
+    folder.writePrivate("6.json", std::string(100'000, ' ') + credentials(kEndpoint, 'x'));
+    folder.writePrivate("7.txt", credentials(kEndpoint, 'x'));
     std::filesystem::create_directory(folder / "8.json");
-    CHECK_FALSE(findEngineKeys(kEndpoint, folder.path));
-    folder.write("9.json", credentials(kEndpoint, 'y'));
-    CHECK(findEngineKeys(kEndpoint, folder.path)->server == std::string(40, 'y'));
+    CHECK_FALSE(keysIn(folder.path));
+    folder.writePrivate("9.json", credentials(kEndpoint, 'y'));
+    CHECK(keysIn(folder.path)->server == std::string(40, 'y'));
 }
 
 TEST_CASE("without a folder there are no keys")
 {
-    CHECK_FALSE(findEngineKeys(kEndpoint, "/nowhere/at/all"));
+    CHECK_FALSE(keysIn("/nowhere/at/all"));
     const ScopedVariable config("XDG_CONFIG_HOME", "/c");
     CHECK(engineKeysFolder() == "/c/demon-bridge/engines");
+}
+
+TEST_CASE("a key that others may read is refused")
+{
+    using std::filesystem::perms;
+    const perms isOpen = GENERATE(perms::group_read, perms::others_read, perms::group_write, perms::others_exec);
+    const TemporaryFolder folder;
+    const std::filesystem::path file = folder.writePrivate("a.json", credentials(kEndpoint, 'a'));
+    std::filesystem::permissions(file, isOpen, std::filesystem::perm_options::add);
+    const auto found = findEngineKeys(kEndpoint, folder.path);
+    REQUIRE(hasFailed(found));
+    CHECK(std::get<Problem>(found).code == "E_KEYS");
+    CHECK(std::get<Problem>(found).text.find("chmod 600 '" + file.string() + "'") != std::string::npos);
+    CHECK_FALSE(keysIn(folder.path, "tcp://other.local:47800")); // it is not about that one
+    std::filesystem::permissions(file, isOpen, std::filesystem::perm_options::remove);
+    CHECK(keysIn(folder.path));
 }

@@ -400,6 +400,98 @@ TEST_CASE("a refusal is hopeless until the next try, a fault of this end is trie
     CHECK(rig.count<Hello>() == 3);
 }
 
+TEST_CASE("a hello can be refused by each code that SPEC.md names for it, and is said again")
+{
+    const bool isFinal = GENERATE(true, false);
+    const auto codes =
+        isFinal
+            ? std::vector<const char*>{"E_PROTOCOL_VERSION", "E_SAMPLE_RATE", "E_LATENCY", "E_BUSY", "E_KEYS"}
+            : std::vector<const char*>{"E_MALFORMED", "E_FIELD", "E_UNKNOWN_MESSAGE", "E_LIMIT", "E_RATE", "E_ENGINE"};
+    for (const char* const code : codes)
+    {
+        CAPTURE(code);
+        Rig rig;
+        rig.hear(Error{code, "why", 0});
+        CHECK(rig.client.status().state == LinkState::refused);
+        CHECK(rig.client.status().errorCode == code);
+        CHECK(rig.client.hopelessEpoch() == (isFinal ? EngineSigns::kEveryEpoch : 0));
+        rig.advance(1990);
+        CHECK(rig.count<Hello>() == 1);
+        rig.advance(20);
+        CHECK(rig.count<Hello>() == 2);
+        rig.welcome();
+        CHECK(rig.client.status().state == LinkState::ready);
+    }
+}
+
+TEST_CASE("what answers a message before the hello does not refuse it")
+{
+    Rig rig;
+    rig.hear(Error{error::limit, "of a feed", 7});
+    rig.hear(Error{error::lora, "no answer to a hello", 0});
+    CHECK(rig.client.status().state == LinkState::waiting);
+    rig.welcome();
+    CHECK(rig.client.status().state == LinkState::ready);
+}
+
+TEST_CASE("a track that is shut out is refused, and tries a new connection until it is let in")
+{
+    Rig rig;
+    const bool wasReady = GENERATE(true, false);
+    if (wasReady)
+        rig.welcome();
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.sent.clear();
+    rig.client.shutOut("no such key", rig.now);
+    rig.advance(1990);
+    CHECK(rig.client.status().state == LinkState::refused);
+    CHECK(rig.client.status().errorCode == "E_KEYS");
+    CHECK(rig.client.status().errorText == "no such key");
+    CHECK(rig.client.hopelessEpoch() == EngineSigns::kEveryEpoch);
+    CHECK(rig.sent.empty());
+    CHECK(rig.reconnects == 1);
+    rig.advance(20);
+    CHECK(rig.reconnects == 2);
+    CHECK(rig.count<Hello>() == 1);
+    CHECK(rig.client.status().errorCode == "E_KEYS"); // until it is known that it is over
+    CHECK(rig.client.hopelessEpoch() == 0);
+    SECTION("by a welcome")
+    {
+        rig.welcome();
+        CHECK(rig.all<Begin>().back().epoch == 1);
+        CHECK(rig.fedTo() == 5);
+    }
+    SECTION("by silence")
+    {
+        rig.advance(3010);
+        CHECK(rig.client.status().state == LinkState::lost);
+    }
+    CHECK(rig.client.status().errorCode.empty());
+}
+
+TEST_CASE("a track that is shut out where it was sent to asks where it came from, and a bounce waits")
+{
+    Rig rig;
+    rig.hear(Redirect{"tcp://127.0.0.1:5000", ""});
+    rig.advance(1);
+    rig.client.shutOut("no such key", rig.now);
+    CHECK(rig.client.status().state == LinkState::refused);
+    CHECK(rig.client.hopelessEpoch() == 0);
+    rig.advance(2010);
+    CHECK_FALSE(rig.client.redirect());
+    CHECK(rig.reconnects == 3);
+}
+
+TEST_CASE("a track that wants nothing is not shut out")
+{
+    Rig rig;
+    rig.client.close();
+    rig.client.shutOut("no such key", rig.now);
+    CHECK(rig.client.status().state == LinkState::idle);
+    CHECK(rig.client.status().errorCode.empty());
+}
+
 TEST_CASE("a track that had a place waits for another where all are taken")
 {
     Rig rig;
