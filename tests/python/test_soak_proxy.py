@@ -207,6 +207,35 @@ def test_cut_on_one_port_alone_the_other_goes_on(proxy, connect):
     assert echo(connect(1)) == b"hello"
 
 
+def test_a_mark_is_more_than_a_handshake_of_one_connection(proxy, connect):
+    control, audio = connect(0), connect(1)
+    between = time.monotonic()
+    for _ in range(30):
+        echo(audio, bytes(110))
+    assert proxy.last_mark_at(1) == 0.0
+    another = connect(1)
+    echo(another, bytes(4096))
+    assert settled(lambda: proxy.last_mark_at(1) > between)
+    assert proxy.last_mark_at(1, opened_after=between) > between
+    assert proxy.last_mark_at(1, opened_after=proxy.last_mark_at(1)) == 0.0
+    assert proxy.last_mark_at(0) == 0.0
+    echo(control, bytes(256))
+    assert settled(lambda: proxy.last_mark_at(0) > between)
+
+
+def test_what_is_passed_on_to_nobody_is_no_mark(proxy, connect):
+    one = connect(1)
+    echo(one)
+    proxy.stall()
+    one.sendall(bytes(50_000))
+    time.sleep(NOT_YET_S)
+    one.close()
+    time.sleep(NOT_YET_S)
+    proxy.clear()
+    assert settled(lambda: proxy.open_connections == 0)
+    assert proxy.last_mark_at(1) == 0.0
+
+
 def test_without_a_target_a_connection_ends_at_once():
     first = free_port_pair()
     with Proxy((first, first + 1)) as proxy, socket.create_connection((HOST, proxy.port), TIMEOUT_S) as one:

@@ -45,11 +45,17 @@ class HostRun:
         results: Mapping[str, Path],
         *,
         is_live: bool = False,
+        is_loop: bool = False,
+        passes: int = 1,
         job: object = None,
     ) -> None:
         self.process = process
         self.is_live = is_live
         """Whether blocks pass at their own pace, and not when the engine has answered."""
+        self.is_loop = is_loop
+        """Whether it plays a loop, which the engine sends nothing while it rests."""
+        self._passes = passes
+        """Of as many blocks each. The first of several captures, without the engine."""
         self._job = job
         """Kept alive: its folder goes with it."""
         self.folder = folder
@@ -68,6 +74,16 @@ class HostRun:
     def progress(self) -> float:
         """Share of the blocks that have been processed."""
         return self.watch.played / self._blocks
+
+    @property
+    def stage(self) -> int:
+        """The number of the pass that is under way."""
+        return int(self.progress * self._passes)
+
+    @property
+    def is_fed(self) -> bool:
+        """Whether it needs the engine's audio: a pass that does, and of which some has been processed already."""
+        return self._passes == 1 or (self.stage > 0 and self.progress * self._passes > self.stage)
 
     def wait_for_progress(self, at: float, until: float) -> bool:
         """Whether it came so far, before it ended and before a time."""
@@ -161,7 +177,8 @@ def _start_commit(plan: Plan, folder: Path, environment: Mapping[str, str]) -> H
            "blocks": [plan.block], "lanes": {}}  # fmt: skip
     process = _start_session("clip_session.py", job, folder, {**environment, **LOOP_ENVIRONMENT})
     blocks = len(CLIP_RESULTS) * source.shape[1] // plan.block
-    return HostRun(process, folder, blocks, {name: folder / f"{name}.npy" for name in CLIP_RESULTS})
+    results = {name: folder / f"{name}.npy" for name in CLIP_RESULTS}
+    return HostRun(process, folder, blocks, results, passes=len(CLIP_RESULTS))
 
 
 def _start_playing(plan: Plan, folder: Path, environment: Mapping[str, str]) -> HostRun:
@@ -182,7 +199,8 @@ def _play(plan: Plan, folder: Path, environment: Mapping[str, str], what: Mappin
            "block": plan.block, "paced": True, "offline": False, **what}  # fmt: skip
     process = _start_session("play_session.py", job, folder, environment)
     blocks = int(job["seconds"] * RATE) // plan.block
-    return HostRun(process, folder, blocks, {"result": folder / "out.npy"}, is_live=True)
+    is_loop = plan.way == "looping"
+    return HostRun(process, folder, blocks, {"result": folder / "out.npy"}, is_live=True, is_loop=is_loop)
 
 
 def _start_session(script: str, job: Mapping, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:

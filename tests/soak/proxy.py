@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tests.soak.connection import Connection, Direction, Weather
@@ -22,6 +23,27 @@ ALL = None
 """For `port`: every port of the proxy."""
 CALL_TIMEOUT_S = 10.0
 BACKLOG = 128
+MARK_BYTES = (256, 4096)
+"""By port, what is more than a connection's start: a handshake has 110 bytes, a heartbeat 10. A pong of an engine has 90, a
+window of a single frame 15 KiB."""
+
+
+@dataclass
+class Stream:
+    """What a connection has brought to a client that was there. Times are those of `time.monotonic`."""
+
+    mark: int
+    """Bytes."""
+    opened_at: float
+    mark_at: float = 0.0
+    """When as much was last full."""
+    _waiting: int = 0
+
+    def add(self, size: int) -> None:
+        """So many bytes were passed on."""
+        self._waiting += size
+        if self._waiting >= self.mark:
+            self._waiting, self.mark_at = 0, time.monotonic()
 
 
 class Proxy:
@@ -35,8 +57,7 @@ class Proxy:
         self.port = free_port_pair(len(self._targets))
         self.counts = {"accepted": 0, "failed": 0, "reset": 0, "up": 0, "down": 0}
         """Connections accepted, without a target, and reset; bytes passed on to the engine and from it."""
-        self.last_down_at = 0.0
-        """When bytes of the engine were last passed on, by `time.monotonic`."""
+        self._streams: list[list[Stream]] = [[] for _ in self._targets]
         self._random = random.Random(seed)
         self._weather = [Weather() for _ in self._targets]
         self._doors = [listener(self.port + number) for number in range(len(self._targets))]
@@ -56,6 +77,14 @@ class Proxy:
     def open_connections(self) -> int:
         """How many there are now."""
         return len(self._connections)
+
+    def last_mark_at(self, port: int, opened_after: float = 0.0) -> float:
+        """When as much as MARK_BYTES has last reached a client, by a port's connections opened after a time; 0 if never.
+
+        Times are those of `time.monotonic`.
+        """
+        streams = list(self._streams[port])
+        return max((stream.mark_at for stream in streams if stream.opened_at > opened_after), default=0.0)
 
     def set_weather(self, weather: Weather, port: int | None = ALL) -> None:
         """Of the connections that there are and of those that come. `port` is the number of a port, from 0, or ALL."""
@@ -173,16 +202,18 @@ class Proxy:
             client.close()
             engine.close()
             return
-        connection = Connection(client, engine, self._weather[number], self._random, self._count)
+        self._streams[number].append(stream := Stream(MARK_BYTES[number], time.monotonic()))
+
+        def count(direction: Direction, size: int) -> None:
+            self.counts[direction.value] += size
+            if direction is Direction.DOWN and not _has_ended(client):
+                stream.add(size)
+
+        connection = Connection(client, engine, self._weather[number], self._random, count)
         task = asyncio.current_task()
         assert task is not None
         self._connections[task] = connection, number
         await connection.run()
-
-    def _count(self, direction: Direction, size: int) -> None:
-        self.counts[direction.value] += size
-        if direction is Direction.DOWN:
-            self.last_down_at = time.monotonic()
 
     async def _finish(self) -> None:
         await self._refuse(ALL)
@@ -192,3 +223,13 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         for door in self._doors:
             door.close()
+
+
+def _has_ended(peer: socket.socket) -> bool:
+    """Whether nobody is there any more: what is passed on all the same is lost. Takes nothing from the socket."""
+    try:
+        return not peer.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

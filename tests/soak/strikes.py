@@ -23,7 +23,13 @@ POLL_S = 0.005
 MOST_S = 1e6
 """In a report, for ever."""
 TIMED = ("kill", "kill worker", "stop", "reset", "cut", "half-close up", "half-close down", "stall")
-"""Faults after which the way back is timed: the others break no connection."""
+"""Faults after which the way back is timed: under the others everything passes, if slowly."""
+BREAKING = ("reset", "cut", "half-close up", "half-close down")
+"""Faults that no connection outlives: what still comes by one that was open is no sign of service."""
+CONTROL, AUDIO = 0, 1
+"""The proxy's ports."""
+FLOW_S = 2.0
+"""Audio came this shortly before a fault: more is due after it."""
 
 
 @dataclass
@@ -58,19 +64,20 @@ class Striker:
 
         Raises ViolationError when the way back takes too long.
         """
-        life, greetings = self._server.lives, self._server.greeted()
-        had_track = self._has_met() and self._concerns_track(fault)
-        struck_at = time.monotonic() - self._began
-        done = Strike(fault.kind, struck_at, self._run.progress, min(fault.pause_s, MOST_S), fault.port)
+        at = time.monotonic()
+        is_served = self._service(fault, at) if fault.kind in TIMED else None
+        done = Strike(fault.kind, at - self._began, self._run.progress, min(fault.pause_s, MOST_S), fault.port)
+        stage = self._run.stage
         self._begin(fault)
         if fault.pause_s == FOR_GOOD or fault.kind == "kill client":
             return done
         time.sleep(fault.pause_s)
         back = self._end(fault)
         done.over_s = back - self._began
-        if had_track and fault.kind in TIMED:
-            answered = greetings if self._server.lives == life else 0
-            done.reconnect_s = self._time_reconnection(back, answered if fault.kind.startswith("kill") else None)
+        if is_served:
+            # After a kill a bounce waits until all that was in flight has been made again, which is no reconnecting.
+            needs_block = self._run.is_live or not fault.kind.startswith("kill")
+            done.reconnect_s = self._time_reconnection(back, is_served, stage, needs_block=needs_block)
         return done
 
     def calm_s(self, strikes: Sequence[Strike]) -> float:
@@ -131,29 +138,54 @@ class Striker:
         number = self._fleet.engine_of_track() if fault.engine is None else fault.engine
         self._fleet.kill_engine(number or 0)
 
-    def _time_reconnection(self, back: float, greetings: int | None) -> float | None:
-        """From the return to the first sign of service: the answer to a hello where the server must have forgotten the
-        track (`greetings` were answered before), else bytes of the engine; and, while the host plays, a block of a plugin
-        that says it is connected, written after that."""
-        while self._run.is_alive:
+    def _service(self, fault: Fault, at: float) -> Callable[[float], bool] | None:
+        """What tells that the track is served again after a return, for a fault that is about to strike; None where nothing does.
+
+        Where the server must have forgotten the track, it is the answer to its hello. Else it is what the host lives on, by a
+        connection that the fault has left whole, or a new one: audio, if it came until now; or, for a loop, which is sent nothing
+        while it rests, what answers its heartbeats. A host without audio has none to miss: it starts, captures, or has it all.
+        """
+        if not self._has_met():
+            return None
+        if fault.kind.startswith("kill"):
+            life, greetings = self._server.lives, self._server.greeted()
+            if not self._concerns_track(fault):
+                return None
+            return lambda _: self._server.greeted() > (greetings if self._server.lives == life else 0)
+        port = CONTROL if self._run.is_loop else AUDIO
+        is_struck = fault.port in (None, port)
+        if self._run.is_loop and not is_struck:
+            return None
+        if not self._run.is_loop and not (self._run.is_fed and self._proxy.last_mark_at(AUDIO) > at - FLOW_S):
+            return None
+        opened_after = at if is_struck and fault.kind in BREAKING else 0.0
+        return lambda back: self._proxy.last_mark_at(port, opened_after) > back
+
+    def _time_reconnection(
+        self, back: float, is_served: Callable[[float], bool], stage: int, *, needs_block: bool
+    ) -> float | None:
+        """From the return to the first sign of service, and to a block after it of a plugin that says it is connected if asked.
+
+        None if the host needs no more of the engine: it ends, or its next pass begins.
+        """
+        while self._run.is_alive and self._run.stage == stage:
             now = time.monotonic()
-            served = self._proxy.last_down_at > back if greetings is None else self._server.greeted() > greetings
-            if served:
-                return self._until_connected(now) - back
+            if is_served(back):
+                return (self._block_after(now) if needs_block else now) - back
             if now > back + GIVE_UP_S:
                 raise ViolationError(f"no service within {GIVE_UP_S:.0f} s of the return")
             time.sleep(POLL_S)
         return None
 
-    def _until_connected(self, served: float) -> float:
-        """The time of the first block of a connected plugin; of `served` where no blocks pass: a bounce that waits."""
-        if not self._run.is_live:
-            return served
-        while self._run.is_alive and time.monotonic() < served + GIVE_UP_S:
+    def _block_after(self, served: float) -> float:
+        """The time of the first block of a connected plugin after a time; that time itself if the host ends."""
+        while self._run.is_alive:
             if (seen := self._run.watch.first(served)) is not None:
                 return seen
+            if time.monotonic() > served + GIVE_UP_S:
+                return time.monotonic()
             time.sleep(POLL_S)
-        return time.monotonic()
+        return served
 
 
 def check_reconnection(done: Strike, limit_s: float) -> None:
