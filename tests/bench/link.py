@@ -42,7 +42,9 @@ Blocks = list[list[float]]
 FED_AT_ONCE = 5
 MOST_SLOWER = 1.5
 """What the link's slowest trips in a hundred may take, in those of bare sockets."""
-WATCHED_S = 20.0
+WATCHED_S = 60.0
+"""Some hundred feeds, each taken after a step at the earliest: else the longest would be the 99th of a hundred, too."""
+PINGS_A_FEED = 3
 ANSWER_MS = 20_000
 
 
@@ -92,9 +94,10 @@ def _percentile(percent: int, name: str, ours: Blocks, against: str, theirs: Blo
 
 
 def _beside_garbage(endpoint: str, seconds: float) -> Iterator[Row]:
-    """How much longer the longest wait of an honest track is than while the same garbage goes to a server of another kind.
+    """How much longer an honest track waits than while the same garbage goes to a server of another kind.
 
-    Since whoever sends it, and whoever receives it, needs the machine as well, which is not the link's doing.
+    Since whoever sends it, and whoever receives it, needs the machine as well, which is not the link's doing. Of longest waits
+    a single one of the baseline may be long enough to hide any other; so the 99th of a hundred are compared, too.
     """
     with _process(_swallow) as (elsewhere, _), Peer(endpoint) as busy, Peer(endpoint) as honest:
         busy.begin()
@@ -107,16 +110,23 @@ def _beside_garbage(endpoint: str, seconds: float) -> Iterator[Row]:
         step = 1000 * _report(endpoint).step_s
     refused = sum(_report(endpoint).refusals.values())
     for what in ("heartbeats", "feeds"):
-        there, here = (1000 * max(wait[what]) for wait in waits)
-        yield Row(
-            f"{what} beside a peer that sends garbage: the longest wait, beyond that while a bare socket is sent it",
-            max(here - there, 1e-3),
-            "a step of the engine",
-            step,
-            "ms",
-            target=Target("ratio", 1.0),
-            note=f"{len(waits[1][what])} trips, {refused} messages refused, {here:.0f} against {there:.0f} ms",
-        )
+        there, here = (wait[what] for wait in waits)
+        for name, percent in (("99 of 100 waits", 99), ("the longest wait", 100)):
+            yield _longer(f"{what} beside a peer that sends garbage: {name}", there, here, percent, step, refused)
+
+
+def _longer(name: str, there: list[float], here: list[float], percent: int, step: float, refused: int) -> Row:
+    """By how many steps of the engine a percentile of waits is longer where garbage comes. Waits in seconds, a step in ms."""
+    before, beside = (1000 * float(np.percentile(waits, percent)) for waits in (there, here))
+    return Row(
+        f"{name}, beyond that while a bare socket is sent it",
+        max(beside - before, 1e-3),
+        "a step of the engine",
+        step,
+        "ms",
+        target=Target("ratio", 1.0),
+        note=f"{len(here)} trips against {len(there)}, {refused} messages refused, {beside:.0f} against {before:.0f} ms",
+    )
 
 
 def _watched(busy: Peer, honest: Peer, seconds: float) -> dict[str, list[float]]:
@@ -126,7 +136,7 @@ def _watched(busy: Peer, honest: Peer, seconds: float) -> dict[str, list[float]]
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         busy.keep_busy()
-        trips["heartbeats"].append(honest.trip(honest.control, ping))
+        trips["heartbeats"] += [honest.trip(honest.control, ping) for _ in range(PINGS_A_FEED)]
         trips["feeds"].append(honest.feed_trip())
     return trips
 
