@@ -25,7 +25,9 @@ RESTART_LIMIT_S = 180.0
 SENT = re.compile(r"track ([0-9a-f]+) goes to \S+:(\d+)$")
 KILLED = re.compile(r"^killed: the engine at port (\d+)$")
 """Written into the log by whoever kills, so that it says which tracks went with the engine."""
-REPLACED = re.compile(r"the engine at process (\d+) ended with status -9; it is started again$")
+REPLACED = re.compile(
+    r"the engine at process (\d+) (has said nothing for \S+ s: it is killed|ended with status -9; it is started again)$"
+)
 
 
 class FleetServer(Server):
@@ -38,6 +40,8 @@ class FleetServer(Server):
         self.port = free_port_pair(2 + 2 * ENGINES)
         self._killed: set[int] = set()
         self._orphans: list[psutil.Process] = []
+        self._stopped: tuple[int, psutil.Process] | None = None
+        """The number and process of an engine that hangs."""
 
     @property
     def arguments(self) -> list[str]:
@@ -79,15 +83,36 @@ class FleetServer(Server):
 
     def kill_engine(self, number: int) -> None:
         """SIGKILL, as soon as it has a process, and return when that has ended. Raises TimeoutError."""
-        deadline = time.monotonic() + RESTART_LIMIT_S
-        while (victim := self.engines().get(number)) is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"engine {number} was not started again within {RESTART_LIMIT_S:.0f} s")
-            time.sleep(POLL_S)
-        self._killed.add(victim.pid)
+        victim = self._wait_for_process(number)
         os.kill(victim.pid, signal.SIGKILL)
         while victim.is_running() and victim.status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.001)
+        self._note_killed(number, victim)
+
+    def stop_engine(self, number: int) -> None:
+        """SIGSTOP, as soon as it has a process, until `wake_engine`. Raises TimeoutError."""
+        self._stopped = number, self._wait_for_process(number)
+        self._stopped[1].suspend()
+
+    def wake_engine(self) -> None:
+        """Let it go on that was stopped, unless the gateway has killed it meanwhile."""
+        assert self._stopped
+        (number, victim), self._stopped = self._stopped, None
+        try:
+            victim.resume()
+        except psutil.NoSuchProcess:
+            self._note_killed(number, victim)
+
+    def _wait_for_process(self, number: int) -> psutil.Process:
+        deadline = time.monotonic() + RESTART_LIMIT_S
+        while (process := self.engines().get(number)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"engine {number} was not started again within {RESTART_LIMIT_S:.0f} s")
+            time.sleep(POLL_S)
+        return process
+
+    def _note_killed(self, number: int, victim: psutil.Process) -> None:
+        self._killed.add(victim.pid)
         with self.log.open("a") as log:
             log.write(f"killed: the engine at port {self._port_of(number)}\n")
 

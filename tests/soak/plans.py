@@ -19,9 +19,10 @@ KINDS = {
     "kills": ("kill",) * 5 + ("stop",),
     "clients": ("kill client",),
     "network": NETWORK_KINDS,
-    "workers": ("kill worker",) * 9 + ("kill",),
+    "workers": ("kill worker",) * 7 + ("stop worker",) * 2 + ("kill",),
 }
 """By phase. Of workers: an engine behind a gateway, and now and then the gateway."""
+ENGINE_KINDS = ("kill worker", "stop worker")
 ANY_ENGINE = (None, None, 0, 1)
 MOST_FAULTS = {"pedalboard": 8, "dawdreamer": 8, "commit": 6, "playing": 3, "looping": 3}
 LONGEST_PAUSE_S = 3.0
@@ -41,7 +42,7 @@ class Fault:
     at: share of the host's blocks that have been processed; then `delay_s` more. At 0 the host has just been started.
     pause_s: how long it lasts; FOR_GOOD until the host has ended.
     port: of the proxy, or None for all; only for faults of the network.
-    engine: of several behind a gateway, the one that is killed; None for the one that has the track.
+    engine: of several behind a gateway, the one that is struck; None for the one that has the track.
     """
 
     kind: str
@@ -119,7 +120,7 @@ def _fault(rng: random.Random, kind: str, place: tuple[float, float], ports: int
         weather = Weather(delay_s=rng.uniform(0.02, 0.3), jitter_s=rng.uniform(0.0, 0.2))
     elif kind == "throttle":
         weather = Weather(bytes_per_s=rng.uniform(30_000, 500_000))
-    engine = rng.choice(ANY_ENGINE) if kind == "kill worker" else None
+    engine = rng.choice(ANY_ENGINE) if kind in ENGINE_KINDS else None
     is_instant = kind in ("reset", "half-close up", "half-close down", "kill client", "kill worker")
     return Fault(kind, *place, 0.0 if is_instant else pause, port, weather, engine)
 

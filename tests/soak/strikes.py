@@ -23,7 +23,7 @@ POLL_S = 0.005
 MOST_S = 1e6
 """In a report, for ever."""
 TIMED = ("kill", "kill worker", "stop", "reset", "cut", "half-close up", "half-close down", "stall")
-"""Faults after which the way back is timed: under the others everything passes, if slowly."""
+"""Faults after which the way back is timed: under the others everything passes, or the track leaves meanwhile."""
 BREAKING = ("reset", "cut", "half-close up", "half-close down")
 """Faults that no connection outlives: what still comes by one that was open is no sign of service."""
 CONTROL, AUDIO = 0, 1
@@ -99,7 +99,8 @@ class Striker:
         proxy, port = self._proxy, fault.port
         actions: dict[str, Callable[[], None]] = {
             "kill": self._server.kill,
-            "kill worker": lambda: self._kill_worker(fault),
+            "kill worker": lambda: self._fleet.kill_engine(self._engine_of(fault)),
+            "stop worker": lambda: self._fleet.stop_engine(self._engine_of(fault)),
             "stop": lambda: self._server.signal(signal.SIGSTOP),
             "kill client": self._run.process.kill,
             "reset": lambda: proxy.reset(port),
@@ -118,6 +119,8 @@ class Striker:
             self._server.start()
         elif fault.kind == "kill worker":
             self._fleet.wait_for_engines(1)
+        elif fault.kind == "stop worker":
+            self._fleet.wake_engine()
         elif fault.kind == "stop":
             self._server.signal(signal.SIGCONT)
         elif fault.kind in ("cut", "stall", "delay", "throttle"):
@@ -133,10 +136,10 @@ class Striker:
         """Whether the engine that is to be killed has the track."""
         return fault.kind != "kill worker" or fault.engine in (None, self._fleet.engine_of_track())
 
-    def _kill_worker(self, fault: Fault) -> None:
+    def _engine_of(self, fault: Fault) -> int:
         """The one that is named, or the track's; before there is a track, the first."""
         number = self._fleet.engine_of_track() if fault.engine is None else fault.engine
-        self._fleet.kill_engine(number or 0)
+        return number or 0
 
     def _service(self, fault: Fault, at: float) -> Callable[[float], bool] | None:
         """What tells that the track is served again after a return, for a fault that is about to strike; None where nothing does.
