@@ -120,7 +120,7 @@ class LoraLibrary:
             try:
                 ids.append(self.register(file))
             except DemonError as error:
-                errors.append(error)
+                errors.append(error.with_traceback(None))  # whose frames would hold what called this
         return list(dict.fromkeys(ids)), errors
 
     def enable(self, lora: str, strength: float = 1.0) -> None:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 
@@ -14,7 +13,7 @@ from engine_server.tracks.clip import Clip
 from engine_server.tracks.clip_result import DECODE_FRAMES, ClipResult
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.sound import TrackSound
-from engine_server.tracks.windows import AudioWindow, HopId
+from engine_server.tracks.windows import AudioWindow, HopId, Revision
 
 
 class Commit:
@@ -86,7 +85,7 @@ class Commit:
         self._flying.add(k)
         return request
 
-    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
+    def revisions(self) -> Iterator[tuple[HopId, Revision]]:
         """Nothing changes in flight."""
         return iter(())
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -24,7 +24,7 @@ from engine_server.tracks.rings import Rings, hops_in
 from engine_server.tracks.scheduler import Precedence, Queue, Scheduler, Waiting
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stats import TrackStats
-from engine_server.tracks.windows import AudioWindow, HopId, Rank, RingKey
+from engine_server.tracks.windows import AudioWindow, HopId, Rank, Revision, RingKey
 from shared_protocol.codec import Floats
 
 DEFAULT_DEPTH = DEFAULT_BATCH
@@ -63,7 +63,7 @@ class AnyTrack(Protocol):
     def frame_of(self, hop: HopId) -> int: ...
     def tick(self, depth: int, now: float) -> None: ...
     def take(self, hop: HopId) -> SlotRequest: ...
-    def revisions(self) -> Iterable[tuple[HopId, Mapping[str, Any]]]: ...
+    def revisions(self) -> Iterable[tuple[HopId, Revision]]: ...
     def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]: ...
     def open_epochs(self) -> list[int]: ...
     def work(self, epoch: int) -> list[AudioWindow]: ...
@@ -246,8 +246,11 @@ class Engine:
     def _revise(self, result: StepResult) -> None:
         """Bring step-time values to what is in flight, to no other rows than those of its track."""
         for track in list(self.tracks.values()):
-            for hop, changes in list(track.revisions()):
-                self._guard(hop, result, partial(self._rings.revise, hop, changes))
+            for hop, revision in list(track.revisions()):
+                self._guard(hop, result, partial(self._revise_hop, hop, revision))
+
+    def _revise_hop(self, hop: HopId, revision: Revision) -> None:
+        self._rings.revise(hop, revision())
 
     def _tick(self, ring: Ring, result: StepResult) -> list[Completion]:
         """Tick a ring. If that fails, its hops fail, and the other rings go on."""

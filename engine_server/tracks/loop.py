@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from engine_server.tracks.clip import Clip
 from engine_server.tracks.clip_result import DECODE_FRAMES, ClipResult
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.sound import TrackSound
-from engine_server.tracks.windows import AudioWindow, HopId
+from engine_server.tracks.windows import AudioWindow, HopId, Revision
 
 Version = tuple[int, int]
 UNHEARD_TAKES = 16
@@ -27,10 +27,11 @@ UNHEARD_TAKES = 16
 
 @dataclass
 class _Flight:
-    """A take in flight: its window, the source it was made from, and the edits that it has heard."""
+    """A take in flight: its window, the source and configuration that it was made from, and the edits that it has heard."""
 
     window: int
     source: Tensor
+    configuration: int
     revision: int
 
 
@@ -107,20 +108,24 @@ class Loop:
         request = self.clip.request(k, hop, is_live=True)
         assert request.source is not None
         self._takes = hop.hop
-        self._flights[hop.hop] = _Flight(k, request.source, self.clip.table.revision)
+        self._flights[hop.hop] = _Flight(k, request.source, self._sound.version, self.clip.table.revision)
         version = self._version()
         self._unheard = self._unheard + 1 if self._begun.get(k) == version else 0
         self._begun[k] = version
         self._pacer.admit()
         return request
 
-    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
-        """The takes in flight that have not heard the newest edits, and their step-time values as they are now."""
+    def revisions(self) -> Iterator[tuple[HopId, Revision]]:
+        """The takes in flight that have not heard the newest edits, with what makes their step-time values as they are now.
+
+        Takes of an earlier configuration finish as they are: what they name may not be here any more, and a newer take follows.
+        """
         revision = self.clip.table.revision
         for number, flight in self._flights.items():
-            if flight.revision != revision:
+            if flight.revision != revision and flight.configuration == self._sound.version:
                 flight.revision = revision
-                yield HopId(self._track, self._epoch, number), self.clip.step_time(flight.window, flight.source)
+                step_time = partial(self.clip.step_time, flight.window, flight.source)
+                yield HopId(self._track, self._epoch, number), step_time
 
     def complete(self, hop: HopId, latent: torch.Tensor) -> None:
         """Take a finished take `[T, C]`. One that a newer take of its window has overtaken is not shown."""

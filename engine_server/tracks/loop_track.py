@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from engine_server.tracks.loop import Loop
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.track import track_geometry
-from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, Revision, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -156,7 +156,7 @@ class LoopTrack:
         """The slot request of something that waits."""
         return self._runs[hop.epoch].take(hop)
 
-    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
+    def revisions(self) -> Iterator[tuple[HopId, Revision]]:
         """Requests in flight whose step-time values have changed, and those values."""
         for run in self._runs.values():
             yield from run.revisions()

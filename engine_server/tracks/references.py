@@ -13,7 +13,7 @@ from torch import Tensor
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.timbre import timbre_indices
 from engine_server.model.windows import encode_window
-from engine_server.tracks.resample import MODEL_RATE, margin, resample_span
+from engine_server.tracks.resample import MODEL_RATE, margin, to_model
 from shared_protocol.codec import CHANNELS, Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Reference
@@ -196,7 +196,7 @@ def _resampled(audio: Floats, rate: int) -> Work:
     parts = []
     for first in range(0, frames, PIECE_FRAMES):
         stop = min(first + PIECE_FRAMES, frames)
-        parts.append(resample_span(padded[:, first * size : (stop + 2 * reach) * size], rate, MODEL_RATE))
+        parts.append(to_model(padded[:, first * size : (stop + 2 * reach) * size], rate))
         yield None
     samples = -(-audio.shape[1] * MODEL_RATE // rate)
     return torch.from_numpy(np.ascontiguousarray(np.concatenate(parts, axis=1)[:, :samples]))

@@ -23,6 +23,15 @@ def margin(rate: int) -> int:
     return 0 if rate == MODEL_RATE else FILTER_FRAMES
 
 
+LOUDEST = 1e6
+"""120 dB over full scale: a broken plugin may send what has no square in 32 bits, which the model would answer with NaN."""
+
+
+def to_model(audio: Floats, rate: int) -> Floats:
+    """`resample_span` of a host's audio to the model's rate, with no sample beyond `LOUDEST`."""
+    return resample_span(np.clip(audio, -LOUDEST, LOUDEST), rate, MODEL_RATE)
+
+
 def resample_span(audio: Floats, from_rate: int, to_rate: int) -> Floats:
     """`[2, n frames]` at one rate to `[2, n - 2 * margin frames]` at the other; the input itself if the rates agree."""
     if from_rate == to_rate:

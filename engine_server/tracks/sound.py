@@ -55,7 +55,7 @@ class TrackSound:
             try:
                 self._catalogue.enable(digest)
             except DemonError as error:
-                self._absent.append(error)
+                self._absent.append(error.with_traceback(None))  # whose frames would hold the track
         return self.missing()
 
     def missing(self) -> list[DemonError]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.windows import Span, encode_window
 from engine_server.tracks.geometry import WindowGeometry
-from engine_server.tracks.resample import MODEL_RATE, resample_span
+from engine_server.tracks.resample import to_model
 from shared_protocol.codec import CHANNELS, Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.lanes import load_lanes
@@ -129,6 +129,6 @@ class Timeline:
         span = self._geometry.chunk_input(c)
         nothing = np.zeros((CHANNELS, samples_per_frame(self._rate)), dtype=np.float32)
         audio = np.concatenate([self._audio.get(f, nothing) for f in range(span.first, span.stop)], axis=1)
-        model_audio = torch.from_numpy(resample_span(audio, self._rate, MODEL_RATE))
+        model_audio = torch.from_numpy(to_model(audio, self._rate))
         latents = encode_window(self._checkpoint.codec, model_audio, margin, chunk)
         return torch.where(torch.from_numpy(inside)[:, None], latents, silence)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
-from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, RingKey
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, Revision, RingKey
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -204,7 +203,7 @@ class Track:
         for run in self._epochs.values():
             run.hear(now)
 
-    def revisions(self) -> Iterator[tuple[HopId, Mapping[str, Any]]]:
+    def revisions(self) -> Iterator[tuple[HopId, Revision]]:
         """A hop's lanes ride with it: nothing changes in flight."""
         return iter(())
 

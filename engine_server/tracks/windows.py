@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from shared_protocol.codec import Floats
 
@@ -13,6 +15,10 @@ NEVER = float("inf")
 
 RingKey = tuple[int, int]
 """Frames and condition tokens of a request: it shares a ring with those of the same sizes."""
+
+
+Revision = Callable[[], Mapping[str, Any]]
+"""Makes the step-time values that a request in flight is to have from now on."""
 
 
 class Rank(IntEnum):

@@ -146,6 +146,32 @@ def test_an_edit_in_flight_is_a_change_of_the_remaining_steps(tiny):
     assert torch.equal(first, second)
 
 
+def test_a_take_in_flight_finishes_with_the_configuration_that_it_has(tiny):
+    """An edit reaches only the takes of the present one, which may name what is not here."""
+    engine, track = started(tiny, config=make_config("strings", 7))
+    while not engine._flights:
+        engine.step()
+    track.sound.configure(make_config("strings", 7, loras=["0f" * 32]))
+    track.edit(1, edits((0, 10, 40, 0.3)))
+    assert not engine.step().failures
+    track.sound.configure(make_config("strings", 7))
+    heard = take_of(finish(engine))
+    lanes = NEUTRAL.copy()
+    lanes[10:40, 0] = 0.3
+    assert np.array_equal(heard, committed(tiny, config=make_config("strings", 7), lanes=lanes))
+
+
+def test_what_fails_in_making_an_edit_heard_fails_that_clip_alone(tiny, monkeypatch):
+    engine, track = started(tiny)
+    while not engine._flights:
+        engine.step()
+    monkeypatch.setattr(track._runs[1].clip, "step_time", lambda *_: 1 / 0)
+    track.edit(1, edits((0, 10, 40, 0.3)))
+    ((hop, error),) = engine.step().failures
+    assert (hop.epoch, type(error)) == (1, ZeroDivisionError)
+    assert not track.has_epoch(1)
+
+
 def test_live_edits_of_one_loop_leave_a_neighbour_in_the_same_ring_alone(tiny, plain):
     engine, busy = started(tiny)
     calm = loop_track(tiny, "calm", lanes=LANES)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import weakref
 
 import msgspec
 import numpy as np
@@ -14,6 +16,7 @@ import torch
 from codec_stand_in import PositionedCodec
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from track_rig import stream
 
 from engine_server.model.checkpoint import Geometry
 from engine_server.model.windows import decode_full, encode_full
@@ -463,3 +466,26 @@ def test_other_rates_keep_length_and_place(engine, rate):
     ).T
     inside = slice(5 * size, 90 * size)
     np.testing.assert_allclose(held[:, inside], expected[:, inside], atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_track_that_names_what_is_not_here_is_freed_when_it_leaves(tiny):
+    """An error that is kept must not keep the frames that it passed, which hold the track."""
+    engine = Engine(tiny)
+    gc.disable()
+    try:
+        engine.tracks["t"] = stream(tiny, config=make_config("x", 7, loras=["0f" * 32]), loras=engine.loras)
+        track = weakref.ref(engine.tracks["t"])
+        engine.remove("t")
+        assert track() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("rate", [48_000, 44_100])
+def test_samples_that_are_far_too_loud_are_still_music(tiny, rate):
+    """The model squares them: what is infinite then would end the track."""
+    size = rate // 25
+    source = music(100, rate)
+    source[0, 50 * size] = 3e38
+    heard = render(Engine(tiny), source, rate, build_table({"denoise": 0.6}, 100), CONFIG)
+    assert np.isfinite(heard).all()
