@@ -71,10 +71,11 @@ sanitize: $(VENV)/.ready ## C++ tests with Address, Undefined, Thread and Realti
 
 RUNS ?= 10000000
 PY_RUNS ?= 200000
-fuzz: $(VENV)/.ready ## fuzz both codecs, an hour: RUNS=10000000 in C++, PY_RUNS=200000 in Python; finds go to tests/fuzz/corpus
+SERVER_RUNS ?= 200000
+fuzz: $(VENV)/.ready ## fuzz both codecs and a live server, an hour: RUNS=10000000 in C++, PY_RUNS=200000 in Python, SERVER_RUNS=200000, SEED=1; finds go to tests/fuzz/corpus
 	scripts/debian-packages clang-22 libclang-rt-22-dev llvm-22
 	$(PY) -m pip install --quiet --editable '.[fuzz]'
-	RUNS=$(RUNS) PY_RUNS=$(PY_RUNS) PYTHON=$(PY) scripts/fuzz
+	RUNS=$(RUNS) PY_RUNS=$(PY_RUNS) SERVER_RUNS=$(SERVER_RUNS) SEED=$(SEED) PYTHON=$(PY) scripts/fuzz
 
 # What only the tests need: a DAW, and a display for editors.
 HOST_PACKAGES = ardour xvfb
