@@ -222,6 +222,15 @@ def test_after_a_kill_only_who_plays_needs_a_block(scene, is_live, least):
     assert least <= scene.striker.strike(Fault("kill", 0.0, 0.0)).reconnect_s < least + 1.0
 
 
+def test_a_bounce_whose_plugin_had_given_the_engine_up_is_served_when_it_is_greeted(scene):
+    """Its block comes when all that was in flight has been made again."""
+    flow(scene)
+    scene.run.watch = SimpleNamespace(first=lambda after: after + 1.5)
+    greeting = later(lambda: setattr(scene.server, "greetings", 2))
+    assert SOON_S - 0.1 < scene.striker.strike(Fault("stop", 0.0, 0.0)).reconnect_s < 1.5
+    greeting.join()
+
+
 @pytest.mark.parametrize(
     ("passes", "played", "stage", "is_fed"),
     [

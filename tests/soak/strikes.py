@@ -75,9 +75,8 @@ class Striker:
         back = self._end(fault)
         done.over_s = back - self._began
         if is_served:
-            # After a kill a bounce waits until all that was in flight has been made again, which is no reconnecting.
-            needs_block = self._run.is_live or not fault.kind.startswith("kill")
-            done.reconnect_s = self._time_reconnection(back, is_served, stage, needs_block=needs_block)
+            is_hello = fault.kind.startswith("kill")
+            done.reconnect_s = self._time_reconnection(back, is_served, stage, is_hello=is_hello)
         return done
 
     def calm_s(self, strikes: Sequence[Strike]) -> float:
@@ -165,15 +164,20 @@ class Striker:
         return lambda back: self._proxy.last_mark_at(port, opened_after) > back
 
     def _time_reconnection(
-        self, back: float, is_served: Callable[[float], bool], stage: int, *, needs_block: bool
+        self, back: float, is_served: Callable[[float], bool], stage: int, *, is_hello: bool
     ) -> float | None:
-        """From the return to the first sign of service, and to a block after it of a plugin that says it is connected if asked.
+        """From the return to the first sign of service, and on to a block after it of a plugin that says it is connected.
 
-        None if the host needs no more of the engine: it ends, or its next pass begins.
+        Another sign is the answer to a hello, of a plugin that has given the engine up; is_hello: it is the one. Then a bounce
+        waits for its block until all that was in flight has been made again, which is no reconnecting. None if the host needs no
+        more of the engine: it ends, or its next pass begins.
         """
+        life, greetings = self._server.lives, self._server.greeted()
         while self._run.is_alive and self._run.stage == stage:
-            now = time.monotonic()
-            if is_served(back):
+            now, is_served_now = time.monotonic(), is_served(back)
+            is_greeted = self._server.greeted() > (greetings if self._server.lives == life else 0)
+            if is_served_now or is_greeted:
+                needs_block = self._run.is_live or not (is_hello or is_greeted)
                 return (self._block_after(now) if needs_block else now) - back
             if now > back + GIVE_UP_S:
                 raise ViolationError(f"no service within {GIVE_UP_S:.0f} s of the return")
