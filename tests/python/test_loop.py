@@ -320,7 +320,7 @@ def test_a_clip_that_fails_fails_alone(tiny, plain):
     engine, _ = started(tiny)
     broken = loop_track(tiny, "broken", lanes=LANES)
     engine.tracks[broken.id] = broken
-    feed_clip(broken, np.full_like(CLIP, np.inf), lanes=NEUTRAL)
+    feed_clip(broken, np.full_like(CLIP, np.nan), lanes=NEUTRAL)
     failures, windows = [], []
     while engine.has_work():
         result = engine.step()

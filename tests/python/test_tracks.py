@@ -303,7 +303,7 @@ def test_output_that_is_not_finite_is_a_failure_and_not_a_window(tiny):
     engine, track = Engine(tiny), new_track(tiny)
     track.begin(1, start=0, feed_from=0, deliver_from=0, offline=True)
     engine.tracks[track.id] = track
-    feed = feeder(track, np.full_like(music(), 1e38))
+    feed = feeder(track, np.full_like(music(), np.nan))
     failures = []
     for _ in range(60):
         if not track.has_epoch(1):
