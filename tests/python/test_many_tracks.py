@@ -165,7 +165,7 @@ def test_a_bounce_beside_fifteen_live_tracks_has_the_bits_it_has_alone(tiny, fol
 
     def disturb(step):
         if step == 1:
-            for name, audio in (("inaudible", np.full_like(music(FRAMES), np.inf)), ("untakeable", music(FRAMES))):
+            for name, audio in (("inaudible", np.full_like(music(FRAMES), np.nan)), ("untakeable", music(FRAMES))):
                 track = engine.tracks[name] = stream(tiny, name, lanes=LANES)
                 track.begin(1, start=0, feed_from=0, deliver_from=0, offline=False)
                 track.feed(1, 0, audio, lanes)
