@@ -306,7 +306,10 @@ def children_of(pid):
     """The children of a process, whichever of its threads has started them."""
     children = []
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{thread}/children") as names:
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{pid}/task/{thread}/children") as names,
+        ):  # a thread may have ended
             children += [int(name) for name in names.read().split()]
     return children
 
