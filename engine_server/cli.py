@@ -114,9 +114,8 @@ def serve(
     ] = False,
 ) -> None:
     """Serve plugins until Ctrl-C."""
-    signal.signal(
-        signal.SIGHUP, signal.SIG_IGN
-    )  # until there is something to load anew; processes started here inherit it
+    # Until there is something to load anew; processes that are started here inherit it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from engine_server.serve.handles import raise_handle_limit
     from engine_server.serve.keys import KeyStore
     from engine_server.serve.logs import configure_logging

@@ -61,7 +61,7 @@ PLACES = {
     "whole": (0, FRAMES),
 }
 strides = st.lists(st.sampled_from([2, 4, 6, 8, 10]), min_size=1, max_size=3).filter(lambda s: math.prod(s) <= 100)
-few_examples = settings(max_examples=15, deadline=None)
+few_examples = settings(max_examples=15)
 
 
 def oobleck_vae(ratios: tuple[int, ...], channels: int = 4, **changes: int) -> AutoencoderOobleck:

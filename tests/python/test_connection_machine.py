@@ -337,7 +337,6 @@ def test_whatever_a_client_says_the_server_keeps_its_promises(tiny):
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
             derandomize=EXAMPLES == QUICK,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -107,7 +107,7 @@ def test_transform_matches_the_golden_vectors(name, frames):
     np.testing.assert_allclose(untrimmed[0], golden["recon_untrimmed"], rtol=0, atol=2e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     name=st.sampled_from(pywt.wavelist(kind="discrete")),
     frames=st.integers(1, 70),
@@ -132,7 +132,7 @@ def test_a_wavelet_that_is_unknown_or_continuous_is_rejected(name):
         DcwSettings(wavelet=name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_rows_bits_depend_on_that_row_only(data):
     frames = data.draw(st.sampled_from([1, 2, 16, 25]))
@@ -147,7 +147,7 @@ def test_a_rows_bits_depend_on_that_row_only(data):
             assert torch.equal(together[one], x[one]), row
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_one_entry_serves_all_rows_with_the_bits_of_one_entry_per_row(data):
     frames = data.draw(st.sampled_from([1, 16, 25]))
@@ -207,7 +207,7 @@ def test_any_wavelet_changes_nothing_but_rounding_where_state_and_estimate_agree
     np.testing.assert_allclose(out, x, rtol=0, atol=5e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(frames=st.integers(1, 40), strength=st.floats(-1, 1), seed=st.integers(0, 99))
 def test_haar_with_equal_bands_equals_pix(frames, strength, seed):
     x, y = signals(1, frames, 8, seed)
@@ -217,7 +217,7 @@ def test_haar_with_equal_bands_equals_pix(frames, strength, seed):
     np.testing.assert_allclose(bands, frames_only, rtol=0, atol=2e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_the_closed_form_of_haar_equals_its_transform(data):
     frames = data.draw(st.sampled_from([1, 2, 24, 25]))

@@ -23,7 +23,7 @@ from tests.fuzz.mutation import mutate, seeds
 ROOT = Path(__file__).parents[2]
 REPLAY = Path(os.environ.get("DEMON_FUZZ_REPLAY", ROOT / "build" / "tests" / "fuzz" / "demon_fuzz_replay"))
 NEIGHBOURS = 3000
-deterministic = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+deterministic = settings(derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 def neighbours(count):

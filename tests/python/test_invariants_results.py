@@ -44,7 +44,7 @@ from engine_server.diffusion.schedule import build_schedule
 from engine_server.model.dit import DitForward
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_mix(), st.integers(1, 8), st.integers(1, 3))
 def test_streamed_together_equals_alone_bit_for_bit(requests, depth, admit_every):
     """V1, V2: any mix, ODE and SDE, noise, masks, guidance, corrections, adapters; any depth, any phase."""
@@ -53,7 +53,7 @@ def test_streamed_together_equals_alone_bit_for_bit(requests, depth, admit_every
         assert torch.equal(together[one.request_id].latent, alone(one)), one
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_mix(), st.integers(1, 8), shared_values())
 def test_streamed_together_equals_alone_under_the_same_shared_controls(requests, depth, values):
     """V1, V2, with step-time controls set."""
@@ -62,7 +62,7 @@ def test_streamed_together_equals_alone_under_the_same_shared_controls(requests,
         assert torch.equal(together[one.request_id].latent, alone(one, prepare=share(**values))), one
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data())
 def test_streamed_together_equals_alone_when_controls_change_in_flight(data):
     """V1, V2: what a slot becomes depends on what was shared at its own steps, not on who else is there."""
@@ -131,7 +131,7 @@ def transformer():
     return model
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(frames=st.integers(24, 40), depth=st.integers(1, 8), data=st.data())
 def test_streamed_together_equals_alone_with_the_real_decoder(transformer, frames, depth, data):
     """V1, V2, with prompts of different lengths side by side, and different steps."""
@@ -152,7 +152,7 @@ def test_the_real_decoder_hears_prompt_and_level(transformer):
         assert not torch.allclose(plain, alone(changed, decoder=decoder, frames=24), atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(any_mix(largest=3), shared_values())
 def test_shared_and_taken_back_before_a_tick_was_never_shared(requests, values):
     """V4."""
@@ -187,7 +187,7 @@ def test_a_curve_of_neutral_values_is_an_absent_one(name, solver):
     assert torch.equal(alone(plain, prepare=share(**{name: curve})), alone(plain))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_mix(largest=3), st.data())
 def test_shared_from_the_first_tick_equals_carried_by_every_request(requests, data):
     """V6, for every step-time parameter that a request has."""
@@ -275,7 +275,7 @@ def test_a_constant_curve_is_the_number_bit_for_bit(name, value, solver, dcw):
         assert torch.equal(alone(with_value(curve)), number)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(any_request(), shared_values())
 def test_a_shared_constant_curve_is_the_number_bit_for_bit(one, values):
     """For every shared curve."""

@@ -81,7 +81,7 @@ def test_rows_of_a_mix_add_up():
     assert all(run_rows == -(-needed // 4) * 4 for needed, run_rows in per_tick)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(depth=st.integers(1, 8), steps=st.integers(1, 50))
 def test_completions_come_evenly_and_requests_are_heard_in_time(depth, steps):
     """V20: gaps of floor or ceil of S/D, at least D at once in the long run, and the newest request within ceil(S/D) + S - 1."""
@@ -129,7 +129,7 @@ def test_a_failed_tick_changes_nothing(failing, admission):
     assert all(torch.equal(a.latent, b.latent) for a, b in zip(expected, got, strict=True))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(any_mix())
 def test_global_generators_are_left_alone(requests):
     """V22: submit, admission and ticks read no global state and move none."""
@@ -144,7 +144,7 @@ def test_global_generators_are_left_alone(requests):
     assert all(torch.equal(first[key].latent, second[key].latent) for key in first)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_changes_of_depth_lose_no_request_and_change_no_result(data):
     """V23."""

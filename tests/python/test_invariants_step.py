@@ -193,7 +193,7 @@ class Exact(Affine):
         return self.v.expand(x.shape)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.integers(1, 50), shift=st.floats(0.3, 6), denoise=st.floats(0.01, 1), solver=st.sampled_from(["ode", "sde"]),
     compat=st.booleans(),
@@ -207,7 +207,7 @@ def test_an_exact_velocity_returns_the_source_whatever_the_schedule(steps, shift
     torch.testing.assert_close(alone(one, decoder=Exact(v)), one.source, atol=5e-6, rtol=0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 50), st.floats(0.01, 10), st.floats(0, 1), st.booleans())
 def test_a_schedule_falls_strictly_from_its_start_to_zero(steps, shift, denoise, compat):
     """V17: exact."""

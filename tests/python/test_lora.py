@@ -112,7 +112,7 @@ def test_a_row_hears_its_own_adapters_only(layers, x):
         assert torch.equal(mixed[row], layers(x, bank, rows(*[strength] * 4))[row])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_rows_bits_do_not_depend_on_adapters_it_does_not_use(data):
     layers, x = (

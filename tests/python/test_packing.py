@@ -9,7 +9,7 @@ import tracemalloc
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from wire import ServerProcess, WireClient
@@ -40,7 +40,6 @@ def tone(rate=8000, samples=320):
     return np.stack([0.3 * np.sin(2 * np.pi * 110 * t), 0.2 * np.sin(2 * np.pi * 330 * t)]).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.float32, (2, 320), elements=FINITE, fill=FINITE))
 @example(np.zeros((2, 320), np.float32))
 @example(np.full((2, 320), -0.0, np.float32))
@@ -49,7 +48,6 @@ def test_audio_comes_back_bit_for_bit(audio):
     assert decoded(encode(window(audio))).audio.tobytes() == audio.tobytes()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-6, 10))
 def test_noise_comes_back_bit_for_bit(seed, scale):
     audio = (scale * np.random.default_rng(seed).standard_normal((2, 320))).astype(np.float32)
@@ -73,7 +71,6 @@ def test_only_audio_is_packed():
     assert decoded(encode(piece)).audio.tobytes() == tone().tobytes()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_garbage_is_refused(garbage):
     for bytes_ in (garbage, b"\x28\xb5\x2f\xfd" + garbage):
@@ -82,7 +79,6 @@ def test_garbage_is_refused(garbage):
         assert caught.value.code == "E_PAYLOAD_SIZE"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 255))
 def test_a_flipped_byte_is_refused_or_gives_as_many_bytes(position, value):
     frame = bytearray(pack(tone().tobytes()))

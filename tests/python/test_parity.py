@@ -216,7 +216,7 @@ def test_a_weaker_cover_is_a_blend_of_two_conditions(strength, is_xl):
     assert (recording.latents - record(replace(case, cover_strength=1.0)).latents).abs().max() > 1e-3
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     frames=st.integers(250, 290),
     steps=st.integers(1, 6),
@@ -235,7 +235,7 @@ def test_any_text_length_and_schedule_give_the_pipelines_latents_to_the_bit(
     assert torch.equal(latents_of(ring), record(case).latents)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(guidance=st.floats(1.01, 15.0), steps=st.integers(2, 6), frames=st.integers(250, 260))
 def test_any_guidance_gives_the_pipelines_latents_within_rounding(guidance, steps, frames):
     case = Case(seconds=frames / 25, guidance=guidance, steps=steps, is_base=True)

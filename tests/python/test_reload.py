@@ -73,16 +73,24 @@ def test_a_bounce_goes_on_with_the_same_bits(server, tiny):
     assert np.array_equal(np.concatenate(parts, axis=1)[:, : FRAMES * FRAME], expected)
 
 
-def test_heartbeats_are_answered_while_an_engine_is_loaded(server, tiny):
+@pytest.fixture
+def slow_load(server, tiny):
+    """Begins a reload that goes on until what is given is set."""
     goes_on = threading.Event()
 
     def load():
         assert goes_on.wait(60)
         return Engine(tiny)
 
+    yield lambda: server.reload(load), goes_on
+    goes_on.set()
+
+
+def test_heartbeats_are_answered_while_an_engine_is_loaded(server, slow_load):
+    reload, goes_on = slow_load
     with WireClient(server.endpoint) as client:
         client.hello()
-        server.reload(load)
+        reload()
         for number in range(1, 4):
             client.ping(number=number)
             client.wait_for(m.Pong, number=number)
@@ -90,18 +98,13 @@ def test_heartbeats_are_answered_while_an_engine_is_loaded(server, tiny):
         client.wait_for(m.Closing)
 
 
-def test_who_waits_for_a_bounce_hears_that_an_engine_is_loaded(server, tiny, monkeypatch):
+def test_who_waits_for_a_bounce_hears_that_an_engine_is_loaded(server, slow_load, monkeypatch):
     """Also if nothing was made of it yet; a client gives up after 20 s without a sign."""
     monkeypatch.setattr(server_module, "TELL_LOADING_EVERY_S", 0.1)
-    goes_on = threading.Event()
-
-    def load():
-        assert goes_on.wait(60)
-        return Engine(tiny)
-
+    reload, goes_on = slow_load
     with WireClient(server.endpoint) as client:
         client.hello()
-        server.reload(load)
+        reload()
         client.send(m.Begin(1, "stream", 0, 0, 0, True))
         for _ in range(3):
             assert client.wait_for(m.Progress, epoch=1).header == m.Progress(1, 0, 0, 0)

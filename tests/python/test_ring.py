@@ -45,7 +45,7 @@ MIXED = [
 ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(len(MIXED))), st.sampled_from([1, 3, 4, 8]), st.sampled_from([1, 3]))
 def test_order_neighbours_depth_and_phase_do_not_matter(order, depth, admit_every):
     together = run([MIXED[k] for k in order], depth, admit_every=admit_every)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engine_server.tracks.scheduler import (
@@ -45,7 +45,6 @@ def served(crowd, slots, *, now=NOW):
     return names
 
 
-@settings(deadline=None)
 @given(crowds, st.integers(1, 40))
 def test_nothing_gets_a_slot_while_a_live_stream_waits_for_it(crowd, slots):
     by_name = {each.hop.track: each for each in crowd}
@@ -54,7 +53,6 @@ def test_nothing_gets_a_slot_while_a_live_stream_waits_for_it(crowd, slots):
         assert (by_name[name].rank is Rank.LIVE) == (best is Rank.LIVE)
 
 
-@settings(deadline=None)
 @given(crowds)
 def test_the_earliest_deadline_that_can_be_met_comes_first(crowd):
     in_time = [each.deadline for each in crowd if each.rank is Rank.LIVE and each.deadline >= NOW]
@@ -64,7 +62,6 @@ def test_the_earliest_deadline_that_can_be_met_comes_first(crowd):
         assert scheduler.choose(crowd, NOW).deadline == min(in_time)
 
 
-@settings(deadline=None)
 @given(crowds)
 def test_to_ask_changes_nothing(crowd):
     scheduler = Scheduler()
@@ -72,7 +69,6 @@ def test_to_ask_changes_nothing(crowd):
     assert scheduler.choose(crowd, NOW) is scheduler.choose(crowd, NOW)
 
 
-@settings(deadline=None)
 @given(ranks, st.integers(1, 12), st.integers(1, 100))
 def test_equals_take_turns(rank, count, slots):
     """At any time the served differ by one slot at most."""
@@ -82,7 +78,6 @@ def test_equals_take_turns(rank, count, slots):
         assert max(shares.values()) - min(shares[f"t{k}"] for k in range(count)) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 60))
 def test_late_hops_take_turns_however_late_they_are(count, slots):
     names = served([hop(f"t{k}", Rank.LIVE, NOW - 1 - k) for k in range(count)], slots)
@@ -90,7 +85,6 @@ def test_late_hops_take_turns_however_late_they_are(count, slots):
     assert max(shares.values()) - min(shares[f"t{k}"] for k in range(count)) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 6))
 def test_loops_that_never_rest_leave_a_share_to_what_is_offline(loops, bounces):
     crowd = [hop(f"loop{k}", Rank.LOOP) for k in range(loops)] + [hop(f"bounce{k}") for k in range(bounces)]
@@ -108,7 +102,6 @@ def test_a_stream_with_a_long_backlog_does_not_make_the_others_late_and_still_ge
     assert served([crowd[0], hop("bounce")], 3) == ["behind"] * 3
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=6, unique=True), max_size=20))
 def test_who_does_not_wait_is_forgotten(steps):
     scheduler = Scheduler()
@@ -141,7 +134,6 @@ def test_others_stand_still_for_a_late_stream_but_not_for_good():
     assert not precedence.decide(is_late=False)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 10), st.integers(1, 4), st.integers(1, 40))
 def test_pieces_of_work_are_done_in_turn(count, most, steps):
     queue, done = Queue(), Counter()
