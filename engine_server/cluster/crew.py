@@ -13,13 +13,9 @@ from typing import Protocol
 from engine_server.cluster.desk import EngineState, NodeState
 from engine_server.cluster.plan import Need, Node, Post, decide, holds, is_open, shortage
 from engine_server.cluster.report import EngineGoneError, EngineInterruptedError, Identity, Report, disagreement
-from engine_server.serve.gateway import Place
+from engine_server.serve.gateway import LOST_S, SILENT_S, Place
 from engine_server.serve.keys import AllowedClient
 
-SILENT_S = 3.0
-"""An engine that has not answered for so long is no place for a track."""
-LOST_S = 15.0
-"""One that has not answered for so long is replaced: it hangs, or its node is out of reach. Ray starts a process again in two."""
 PLACED_S = 30.0
 """A new one that has not answered by then was not placed, probably: others hold what it needs of its node."""
 BUSY_AGAIN_S, LOST_AGAIN_S, FAILED_AGAIN_S = 15.0, 10.0, 60.0

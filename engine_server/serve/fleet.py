@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from engine_server.serve.endpoint import Address, engine_endpoint, parse_endpoint
-from engine_server.serve.gateway import Place
+from engine_server.serve.gateway import LOST_S, SILENT_S, Place
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Before an engine is started again; doubled while it ends before it serves."""
@@ -25,10 +25,6 @@ POLL_S = 0.05
 LISTEN_S = 0.25
 """Silence is counted in vain waits of this length, not by a clock: else a gateway that was stopped itself, and its engines with
 it, would call them all silent when they go on."""
-SILENT_S = 3.0
-"""An engine that has said nothing for so long is no place for a track: while it serves it has a line to say every second."""
-LOST_S = 15.0
-"""One that has said nothing for so long hangs: it is killed and started again."""
 READ_BYTES = 4096
 TRIES = 2
 """An engine that has ended so often before it ever served has something wrong with its options, which its messages tell."""

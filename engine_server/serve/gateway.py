@@ -29,6 +29,10 @@ UNSEEN_S = 5.0
 """A track that was sent to an engine counts there for so long, although the engine does not report it yet."""
 REFUSED_S = 10.0
 """Who comes back so soon from an engine that is full was refused there: a client tries again after 2 s."""
+SILENT_S = 3.0
+"""An engine of which a fleet has heard nothing for so long is no place for a track: while it serves it tells every second."""
+LOST_S = 15.0
+"""One that has said nothing for so long hangs, or is out of reach: a fleet replaces it. On one machine or on many."""
 REMEMBERED = 4096
 MESSAGES_AT_ONCE = 256
 log = logging.getLogger("demon.gateway")

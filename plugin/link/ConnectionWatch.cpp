@@ -42,7 +42,7 @@ void ConnectionWatch::end()
     if (monitor.handle() != nullptr)
         monitor.close();
     probe.close();
-    hasEnded = false;
+    stands = hasEnded = false;
     fault.reset();
 }
 
@@ -79,12 +79,13 @@ void ConnectionWatch::note(std::uint16_t event, std::uint32_t value)
     switch (event)
     {
     case ZMQ_EVENT_DISCONNECTED:
-        hasEnded = true;
+        hasEnded = std::exchange(stands, false) || hasEnded;
         break;
     case ZMQ_EVENT_CLOSED: // before there was a connection: nobody listens
         probe.close();
         break;
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
+        stands = true;
         probe.close();
         fault.reset();
         break;

@@ -21,8 +21,8 @@ public:
     /// Before the socket is closed, or where there is none.
     void end();
 
-    /// Whether a connection has ended since it was asked last: the other end is gone, or the way to it. ZeroMQ goes on
-    /// trying to get there.
+    /// Whether a connection that stood has ended since it was asked last: the other end is gone, or the way to it.
+    /// ZeroMQ goes on trying to get there.
     bool hasDisconnected();
 
     /// What keeps the ends apart now. ZeroMQ may have given up. Nothing where nobody listens, or somebody who does not
@@ -40,6 +40,7 @@ private:
     GreetingProbe probe;
     std::string address;
     bool hasKeys = false;
+    bool stands = false;
     bool hasEnded = false;
     std::optional<KeyFault> fault;
 };

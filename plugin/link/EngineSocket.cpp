@@ -91,7 +91,7 @@ bool EngineSocket::open(const std::string& endpoint, std::optional<EngineKeys> w
     try
     {
         control = makeSocket(routingId); // throws for a key that is none
-        watch.begin(*context, control, endpoint, keys.has_value());
+        controlWatch.begin(*context, control, endpoint, keys.has_value());
         control.connect(endpoint);
         return true;
     }
@@ -106,15 +106,18 @@ void EngineSocket::openAudio(const std::string& ticket)
 {
     if (!isOpen())
         return;
+    audioWatch.end();
     if (audio.handle() != nullptr)
         audio.close();
     audio = makeSocket(audioRoutingId(ticket));
+    audioWatch.begin(*context, audio, audioEndpoint, keys.has_value());
     audio.connect(audioEndpoint);
 }
 
 void EngineSocket::close()
 {
-    watch.end();
+    controlWatch.end();
+    audioWatch.end();
     for (zmq::socket_t* socket : {&audio, &control})
         if (socket->handle() != nullptr)
             socket->close();

@@ -38,9 +38,12 @@ public:
     /// Where the control socket goes, as it was given.
     const std::string& endpoint() const { return controlEndpoint; }
 
-    /// Of the control socket since it was opened, see ConnectionWatch.
-    bool hasDisconnected() { return watch.hasDisconnected(); }
-    std::optional<KeyFault> keyFault() { return watch.keyFault(); }
+    /// Of either socket since it was opened, see ConnectionWatch.
+    bool hasDisconnected() { return controlWatch.hasDisconnected(); }
+    bool hasLostAudio() { return audioWatch.hasDisconnected(); }
+
+    /// Of the control socket.
+    std::optional<KeyFault> keyFault() { return controlWatch.keyFault(); }
 
     /// By the socket on which the message belongs. Never waits. What cannot be sent is dropped: SPEC.md, section 5,
     /// says how it is sent again.
@@ -62,7 +65,7 @@ private:
     std::optional<EngineKeys> keys;
     std::shared_ptr<zmq::context_t> context;
     zmq::socket_t control, audio; ///< after the context: closed before it is left
-    ConnectionWatch watch;
+    ConnectionWatch controlWatch, audioWatch;
     std::vector<zmq::message_t> received;
 };
 } // namespace demon

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "LinkTimes.h"
-#include "services/EngineKeys.h"
 
 namespace demon
 {
@@ -78,7 +77,7 @@ void TrackClient::shutOut(std::string text, std::int64_t now)
 {
     if (published.state == LinkState::idle)
         return;
-    reportError(kKeysError, std::move(text));
+    reportError(error::keys, std::move(text));
     outbox.clear();
     resumeAll();
     published.state = LinkState::refused;
@@ -242,6 +241,15 @@ void TrackClient::sayHello(std::int64_t now)
     helloAt = now;
 }
 
+/// By the next tick, but no sooner after the last time than a lost engine is tried again.
+void TrackClient::openAnew(std::int64_t now)
+{
+    resumeAll();
+    elsewhere.reset(); // where the track came from knows whether it still can go there
+    published.state = LinkState::lost;
+    retryAt = std::max(now, helloAt + kFirstBackOff);
+}
+
 void TrackClient::reopen(std::int64_t now)
 {
     reconnectDue = true;
@@ -251,7 +259,7 @@ void TrackClient::reopen(std::int64_t now)
 /// Keys are not what keeps the two ends apart any more.
 void TrackClient::forgetKeysError()
 {
-    if (published.errorCode == kKeysError)
+    if (published.errorCode == error::keys)
         acknowledgeError();
 }
 

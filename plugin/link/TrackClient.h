@@ -76,6 +76,10 @@ public:
     /// another. One at the user's own address will be back there, and says by itself whether it knows the track.
     void disconnect(std::int64_t now);
 
+    /// The audio connection has ended, and with it what was on the way, of which neither end can know: the track opens
+    /// anew, rather than to wait until it is plain that nothing more comes.
+    void disconnectAudio(std::int64_t now);
+
     /// The owner could not go on: the error is shown, and the connection tried again after the usual wait.
     void fail(std::string code, std::string text, std::int64_t now);
 
@@ -159,6 +163,7 @@ private:
 
     void sayHello(std::int64_t now);
     void lose(std::int64_t now);
+    void openAnew(std::int64_t now);
     void reopen(std::int64_t now);
     void forgetKeysError();
     void followOutput(OutputCursor::Place output);

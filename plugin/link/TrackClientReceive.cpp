@@ -6,7 +6,6 @@
 
 #include "LinkTimes.h"
 #include "TrackClient.h"
-#include "services/EngineKeys.h"
 
 namespace demon
 {
@@ -14,21 +13,19 @@ namespace
 {
 constexpr int kMaxRefusals = 3; // of one epoch, before it is given up
 
-constexpr const char* kRateError = "E_RATE";
-
 /// Whether an error refuses the hello that waits for its answer; one with an epoch answers what was sent before it.
 bool refusesHello(const Error& message)
 {
     const auto refusals = {
         error::protocolVersion, error::sampleRate, error::latency, error::busy, error::malformed, error::field,
-        error::unknownMessage,  error::limit,      error::engine,  kRateError,  kKeysError};
+        error::unknownMessage,  error::limit,      error::engine,  error::rate, error::keys};
     return message.epoch == 0 && std::find(refusals.begin(), refusals.end(), message.code) != refusals.end();
 }
 
 /// Of these: what waiting does not change.
 bool isFinal(const std::string& code)
 {
-    const auto refusals = {error::protocolVersion, error::sampleRate, error::latency, error::busy, kKeysError};
+    const auto refusals = {error::protocolVersion, error::sampleRate, error::latency, error::busy, error::keys};
     return std::find(refusals.begin(), refusals.end(), code) != refusals.end();
 }
 
@@ -214,18 +211,22 @@ void TrackClient::disconnect(std::int64_t now)
 {
     if (elsewhere)
         on(Closing{}, now);
+    else if (published.state == LinkState::waiting)
+        openAnew(now); // whoever has said hello to it may not be answered
+}
+
+void TrackClient::disconnectAudio(std::int64_t now)
+{
+    if (published.state == LinkState::ready)
+        openAnew(now);
 }
 
 void TrackClient::on(const Error& message, std::int64_t now)
 {
     if (message.code == error::unknownTrack)
     {
-        if (published.state != LinkState::ready)
-            return; // an answer to what was sent before this hello
-        resumeAll();
-        elsewhere.reset();
-        published.state = LinkState::lost;
-        retryAt = std::max(now, helloAt + kFirstBackOff);
+        if (published.state == LinkState::ready) // else it answers what was sent before this hello
+            openAnew(now);
         return;
     }
     if (message.code == error::feedGap)

@@ -8,6 +8,7 @@
 #include "Json.h"
 #include "UserFolders.h"
 #include "WholeFile.h"
+#include "demon/messages.h"
 
 namespace demon
 {
@@ -63,8 +64,8 @@ Result<std::optional<EngineKeys>> findEngineKeys(const std::string& endpoint, co
         if (!isKey(keys.server) || !isKey(keys.publicKey) || !isKey(keys.secretKey))
             continue;
         if (isOpenToOthers(file))
-            return Problem{kKeysError, "others may read " + file.string() + ", which holds a secret; run: chmod 600 '" +
-                                           file.string() + "'"};
+            return Problem{error::keys, "others may read " + file.string() +
+                                            ", which holds a secret; run: chmod 600 '" + file.string() + "'"};
         return keys;
     }
     return std::nullopt;

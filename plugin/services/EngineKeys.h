@@ -8,8 +8,6 @@
 
 namespace demon
 {
-inline constexpr const char* kKeysError = "E_KEYS";
-
 /// What a client needs in order to reach an engine beyond this machine: keys in Z85.
 struct EngineKeys
 {

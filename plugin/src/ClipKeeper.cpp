@@ -29,6 +29,13 @@ std::shared_ptr<const ClipAudio> clipOf(const AudioClip& audio, std::int64_t fir
     return clip;
 }
 
+/// Of a clip: what the engine takes, once it has said so.
+std::int64_t mostFrames(const LinkStatus& status)
+{
+    const std::int64_t limit = status.engine.clipLimit;
+    return limit > 0 ? std::min(limit, kMostClipFrames) : kMostClipFrames;
+}
+
 AudioClip audioOf(const ClipAudio& clip)
 {
     return {clip.rate, static_cast<std::int64_t>(clip.samples()), clip.audio, {}};
@@ -108,8 +115,7 @@ void ClipKeeper::capture()
         return;
     ++generation;
     lastProblem.reset();
-    const std::int64_t limit = link.status().engine.clipLimit;
-    withdraw(loop->offer(LoopClip::toCapture(limit > 0 ? std::min(limit, kMostClipFrames) : kMostClipFrames)));
+    withdraw(loop->offer(LoopClip::toCapture(mostFrames(link.status()))));
 }
 
 void ClipKeeper::finish()
@@ -163,7 +169,7 @@ void ClipKeeper::load(const std::filesystem::path& file, std::int64_t firstFrame
     const std::lock_guard lock(mutex);
     const int wanted = generation;
     const int rate = loop != nullptr ? loop->rate : kModelRate;
-    const std::int64_t limit = link.status().engine.clipLimit;
+    const std::int64_t limit = mostFrames(link.status());
     reader = std::thread(
         [this, file, firstFrame, lanes, wanted, rate, limit]
         {
@@ -179,8 +185,7 @@ void ClipKeeper::load(const std::filesystem::path& file, std::int64_t firstFrame
                 lastProblem = *problem;
                 return;
             }
-            const auto clip = clipOf(std::get<AudioClip>(audio), firstFrame,
-                                     limit > 0 ? std::min(limit, kMostClipFrames) : kMostClipFrames);
+            const auto clip = clipOf(std::get<AudioClip>(audio), firstFrame, limit);
             setClip({0, clip, std::make_shared<LaneTable>(LaneTable::held(firstFrame, clip->frames, lanes))},
                     file.filename().string());
         });

@@ -71,6 +71,9 @@ public:
     /// As a restarted server would: every track is unknown from now on.
     void forgetTracks() { forget = true; }
 
+    /// As a fault of the network may: the audio connections end, with what they hold. The tracks stay.
+    void cutAudio() { cut = true; }
+
 private:
     struct Epoch
     {
@@ -120,6 +123,11 @@ private:
         {
             if (forget.exchange(false))
                 tracks.clear();
+            if (cut.exchange(false))
+            {
+                sockets[1].close();
+                sockets[1] = bound(demon::audioEndpointOf(endpoint).value());
+            }
             if (!holdsWindows)
                 for (auto& [id, track] : tracks)
                     sendWindows(track);
@@ -330,6 +338,6 @@ private:
     std::unique_ptr<zmq::context_t> context;
     std::unique_ptr<KeyGate> gate;
     std::array<zmq::socket_t, 2> sockets; ///< control and audio
-    std::atomic<bool> quit{false}, forget{false};
+    std::atomic<bool> quit{false}, forget{false}, cut{false};
     std::thread thread;
 };

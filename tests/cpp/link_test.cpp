@@ -93,6 +93,19 @@ TEST_CASE("an engine that has forgotten the track is greeted again, in the middl
     CHECK(engine.unknownAnswers >= 1);
 }
 
+TEST_CASE("when the audio connection alone ends, in the middle of a bounce, the track opens anew")
+{
+    const std::string endpoint = freeEndpoint();
+    FakeEngine engine(endpoint);
+    Track track(endpoint);
+    track.play(100);
+    REQUIRE(engine.hellos == 1);
+    engine.cutAudio();
+    track.play(200);
+    CHECK(track.isAllWet());
+    CHECK(engine.hellos == 2);
+}
+
 TEST_CASE("several epochs in flight are all resumed")
 {
     const std::string endpoint = freeEndpoint();

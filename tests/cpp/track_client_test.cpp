@@ -693,6 +693,39 @@ TEST_CASE("an engine at the user's own address is not lost when its connection e
     CHECK(rig.client.status().state == LinkState::ready);
 }
 
+TEST_CASE("a track whose audio connection ends opens anew at once, but no sooner than a lost engine is tried again")
+{
+    Rig rig;
+    rig.begin(1);
+    rig.feed(1, 0, 5);
+    rig.client.disconnectAudio(rig.now);
+    CHECK(rig.client.status().state == LinkState::waiting); // there is none before the welcome
+    rig.welcome();
+    REQUIRE(rig.count<Begin>() == 1);
+    rig.client.disconnectAudio(rig.now);
+    rig.advance(240);
+    CHECK(rig.count<Hello>() == 1);
+    rig.advance(20);
+    CHECK(rig.count<Hello>() == 2);
+    CHECK(rig.reconnects == 2);
+    rig.advance(300);
+    rig.welcome();
+    CHECK(rig.count<Begin>() == 2);
+    rig.client.disconnectAudio(rig.now);
+    rig.advance(1);
+    CHECK(rig.count<Hello>() == 3);
+}
+
+TEST_CASE("a hello whose connection ends before the answer is said again")
+{
+    Rig rig;
+    rig.advance(100);
+    rig.client.disconnect(rig.now);
+    rig.advance(160);
+    CHECK(rig.count<Hello>() == 2);
+    CHECK(rig.reconnects == 2);
+}
+
 TEST_CASE("an engine that one was sent to and that does not answer is left sooner, but later each time")
 {
     Rig rig;

@@ -49,6 +49,8 @@ inline constexpr const char* engine = "E_ENGINE";
 inline constexpr const char* reference = "E_REFERENCE";
 inline constexpr const char* lora = "E_LORA";
 inline constexpr const char* clip = "E_CLIP";
+inline constexpr const char* keys = "E_KEYS";
+inline constexpr const char* rate = "E_RATE";
 } // namespace error
 
 struct Config
