@@ -137,12 +137,19 @@ class Account:
         return not self.tracks and self.meter.is_idle() and self._questions.is_full()
 
 
+SWEPT_FROM = 64
+"""Accounts are looked through when there are twice as many as after the last time, and no fewer than these: old ones must not
+wait for the many that a server has room for."""
+
+
 class Accounts:
     """The accounts of all clients: by user id (`security.user_of`), or by routing id where there are no keys."""
 
     def __init__(self, limits: Limits | None = None, *, most: int = 4096, clock: Clock = time.monotonic) -> None:
         self._limits, self._most, self._clock = limits or Limits(), most, clock
         self._accounts: dict[str | bytes, Account] = {}
+        self._sweep_at = SWEPT_FROM
+        """How many there may be before those that say nothing are looked for again."""
 
     def __len__(self) -> int:
         return len(self._accounts)
@@ -151,8 +158,9 @@ class Accounts:
         """A client's account. Raises DemonError `E_BUSY` when there are too many that cannot be forgotten."""
         account = self._accounts.get(client)
         if account is None:
-            if len(self._accounts) >= self._most:
+            if len(self._accounts) >= min(self._sweep_at, self._most):
                 self.forget_idle()
+                self._sweep_at = max(SWEPT_FROM, 2 * len(self._accounts))
             if len(self._accounts) >= self._most:
                 raise DemonError(
                     "E_BUSY", f"this server has heard {self._most} clients in a short time; try again soon"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from engine_server.serve.inbox import Inbox
+from engine_server.serve.memory import give_back
 from engine_server.serve.report import SERVER
 from engine_server.tracks.engine import AnyTrack, Engine
 from engine_server.tracks.lanes import lane_costs
@@ -31,6 +32,7 @@ so a credit must last for a tick of the slowest engine at the pace of the fastes
 PROGRESS_EVERY_S = 0.25
 PUBLISH_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
+REST_AFTER_S = 1.0
 SHORTEST_PASS_S = 0.02
 """Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
 MAX_HELD_BYTES_OF_TRACK, MAX_HELD_BYTES = 2**30, 4 * 2**30
@@ -116,6 +118,8 @@ class Worker:
         self.vitals = Vitals(engine.depth)
         """Replaced whole, every quarter of a second while there is work; any thread may read it."""
         self._published_at = 0.0
+        self._worked_at = time.monotonic()
+        """When the last step ended, 0 once its memory was given back."""
         self.loading_since: float | None = None
         """When another engine began to be loaded, while it is; any thread may read it."""
 
@@ -142,6 +146,8 @@ class Worker:
                 self._take_messages()
                 if self._engine.has_work():
                     self._step()
+                else:
+                    self._rest()
                 self._publish()
         except Exception as error:  # what concerns a track was caught before
             log.exception("the engine has failed")
@@ -162,6 +168,12 @@ class Worker:
             item = self.inbox.take(0.0) if time.monotonic() < until else None
         for track in fed & self.positions.keys():
             self._emit(Event(track, self.positions[track]))
+
+    def _rest(self) -> None:
+        """Once there has been nothing to do for a moment: free memory goes back to the system."""
+        if self._worked_at and time.monotonic() - self._worked_at > REST_AFTER_S:
+            self._worked_at = 0.0
+            give_back()
 
     def _publish(self) -> None:
         now, engine = time.monotonic(), self._engine
@@ -314,7 +326,8 @@ class Worker:
         for track in self._engine.tracks:
             self._note_position(track)
         self._report_progress()
-        self._step_s = time.monotonic() - began
+        self._worked_at = time.monotonic()
+        self._step_s = self._worked_at - began
 
     def _report_progress(self) -> None:
         now = time.monotonic()

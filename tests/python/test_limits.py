@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.serve.limits import MIB, Account, Accounts, Limits, Meter, TokenBucket
+from engine_server.serve.limits import MIB, SWEPT_FROM, Account, Accounts, Limits, Meter, TokenBucket
 from engine_server.serve.worker import INPUT_CREDIT
 from shared_protocol.errors import DemonError
 
@@ -131,6 +131,27 @@ def test_accounts_are_kept_while_they_say_something(clock):
     accounts.of(b"three")
     assert len(accounts) == 2
     assert accounts.of(b"two").tracks == 1
+
+
+def test_accounts_that_say_nothing_are_forgotten_long_before_there_are_too_many(clock):
+    accounts = Accounts(Limits(), clock=clock)
+    accounts.of(b"stays").open_track()
+    most = 0
+    for number in range(1000):
+        accounts.of(b"passing %d" % number)
+        clock.now += 1
+        most = max(most, len(accounts))
+    assert most <= SWEPT_FROM + 1
+    assert accounts.of(b"stays").tracks == 1
+
+
+def test_accounts_are_not_looked_through_for_every_newcomer(clock, monkeypatch):
+    sweeps = []
+    monkeypatch.setattr(Accounts, "forget_idle", lambda _: sweeps.append(1))
+    accounts = Accounts(Limits(), clock=clock)
+    for number in range(2000):
+        accounts.of(b"%d" % number).open_track()
+    assert len(sweeps) <= 6
 
 
 FRAME_BYTES = 2 * 4 * 192_000 // 25 + 256 * 4
