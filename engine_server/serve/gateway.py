@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine_server.serve.keys import KeyStore
-from engine_server.serve.limits import Accounts
+from engine_server.serve.limits import Accounts, FloodError
 from engine_server.serve.logs import short_id
 from engine_server.serve.report import SERVER, GatewayReport, PlaceReport, this_process, write_report
 from engine_server.serve.security import check_bind
@@ -104,6 +104,8 @@ class Gateway:
             try:
                 self._receive(received, fleet)
             except DemonError as error:
+                if isinstance(error, FloodError):
+                    self._sockets.cut(self._socket, received)
                 self._refusals[error.code] += 1
                 if error.code != "E_RATE":
                     answer = m.Error(error.code, error.message[:256], 0)

@@ -44,9 +44,16 @@ class Limits:
     held_bytes: int = 256 * MIB
     """Of one track: messages that the engine's thread has not taken yet. Two references at 192 kHz have 176 MiB, and come at
     once; of a feed no more than its credit."""
+    patience: int = 8_000
+    """Messages that are refused in one flood before the connection is closed: what comes faster than it is refused waits in
+    ZeroMQ, which has no bound of its own."""
     tracks: int = 64
     """Of one client: as many as the server takes at all, since a whole song may come from one machine. Lower it where
     several people share an engine."""
+
+
+class FloodError(DemonError):
+    """A flood has lasted too long: the connection that it comes by is to be closed."""
 
 
 class TokenBucket:
@@ -89,16 +96,26 @@ class Meter:
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, clock)
         self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst, clock)
+        self._refused = 0
+        """Messages, since nothing needed to be remembered."""
 
     def admit(self, size: int) -> None:
-        """Count a message of so many bytes. Raises DemonError `E_RATE` for one too many, which then is to be dropped unread.
+        """Count a message of so many bytes. Raises DemonError `E_RATE` for one too many, which then is to be dropped unread, and
+        FloodError for one that ends patience.
 
         It still counts as a message, so a flood does not earn back what it wastes.
         """
+        if self._refused and self.is_idle():
+            self._refused = 0
         if not self._messages.take():
-            raise DemonError("E_RATE", f"more than {self._limits.messages_per_s:g} messages per second: send fewer")
+            raise self._refusal(f"more than {self._limits.messages_per_s:g} messages per second: send fewer")
         if not self._bytes.take(size):
-            raise DemonError("E_RATE", f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less")
+            raise self._refusal(f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less")
+
+    def _refusal(self, text: str) -> DemonError:
+        self._refused += 1
+        # Not each time: what waits may be of a connection that is closed, whose number another has.
+        return (DemonError if self._refused % self._limits.patience else FloodError)("E_RATE", text)
 
     def is_idle(self) -> bool:
         """Whether nothing needs to be remembered of it."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that was freed goes back to the system: the allocator would keep a fifth of what a server has, for as long as it runs."""
+"""Memory that was freed goes back to the system: the allocator would keep a fifth of what a server has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 def give_back() -> bool:
-    """Give free memory back, which takes some milliseconds; whether any was. Any thread. Only glibc can, elsewhere nothing happens."""
+    """Give free memory back, which takes some milliseconds; whether any was. Any thread. Only glibc can."""
     trim = _trim()
     return trim is not None and bool(trim(0))
 

@@ -15,7 +15,7 @@ import zmq
 from engine_server.serve.client import Client
 from engine_server.serve.clients import MAX_TRACKS, Clients
 from engine_server.serve.keys import KeyStore
-from engine_server.serve.limits import Limits, TokenBucket
+from engine_server.serve.limits import FloodError, Limits, TokenBucket
 from engine_server.serve.logs import short_id
 from engine_server.serve.report import write_report
 from engine_server.serve.reporter import Reporter
@@ -164,6 +164,8 @@ class Server:
             else:
                 self._handle(client, packet, size)
         except DemonError as error:
+            if isinstance(error, FloodError):
+                self._sockets.cut(socket, received)
             if client is None and error.code in ("E_PAYLOAD_SIZE", "E_NOT_FINITE"):
                 error = DemonError("E_UNKNOWN_TRACK", "say hello first")
             self._refuse(socket, routing_id, client, error, epoch)

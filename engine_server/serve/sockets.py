@@ -21,8 +21,11 @@ MAX_AUDIO_BYTES = 4 * 2**20
 """Of a part: 64 frames of stereo at 192 kHz, the largest that a client may send, have 3.75 MiB."""
 CONTROL_QUEUE = 256
 AUDIO_QUEUE = 8
-"""Messages that wait in ZeroMQ for one peer: what counts against its credit waits here otherwise, and can still be dropped."""
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1000, 5000
+"""Messages to one peer that wait in ZeroMQ: what counts against its credit waits here otherwise, and can still be dropped."""
+GONE_S, ASKED_AGAIN_S = 10, 5
+"""A silent connection is asked by TCP whether it is there, after so long and then every so often."""
+GONE_MS = 30_000
+"""One that answers nothing for so long is closed, when its track is forgotten, too (SPEC.md, section 5)."""
 FAREWELL_MS = 500
 """What a closing server gives its last messages."""
 PAIRS_TRIED = 64
@@ -150,17 +153,21 @@ class ServerSockets:
 
 
 def make_router(context: zmq.Context, endpoint: str, most_bytes: int, queue: int) -> zmq.Socket:
-    """A ROUTER to be bound there, for parts of at most that size, and as many messages waiting for a peer."""
+    """A ROUTER to be bound there, for parts of at most that size, and as many messages that wait for a peer to take them."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, most_bytes)
     socket.setsockopt(zmq.SNDHWM, queue)
-    socket.setsockopt(zmq.RCVHWM, queue)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    # No bound and no heartbeats of ZeroMQ's own: a connection that breaks while its queue is full is never closed if its
+    # peer comes back by another, and the next heartbeat, either end's, ends the process (libzmq 4.3.5, issues 3937 and
+    # 4364). What may wait is bounded by credit and by `Meter`; who is gone TCP tells.
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, GONE_S)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, ASKED_AGAIN_S)
+    socket.setsockopt(zmq.TCP_MAXRT, GONE_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     return socket
