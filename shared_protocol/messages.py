@@ -196,6 +196,10 @@ class Reference(Message, frozen=True):
             raise FieldError(f"first + count is {self.first + self.count}, beyond the total of {self.total}")
 
 
+class Resend(Message, frozen=True):
+    pass
+
+
 class Bye(Message, frozen=True):
     pass
 
@@ -312,7 +316,7 @@ class Error(Message, frozen=True):
         _check_text("message", self.message, 0, 1024)
 
 
-FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Bye | Status
+FROM_CLIENT = Hello | Configure | Begin | Feed | End | Drop | Ping | Edit | Reference | Resend | Bye | Status
 FROM_SERVER = Welcome | Redirect | Configured | Edited | Referenced | Window | Progress | Pong | Closing | State | Error
 PACKABLE = (Feed, Reference, Window)
 """What carries audio. `packing` says how, when decoded; how it shall be, when encoded."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections import deque
 
@@ -18,6 +19,8 @@ from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import Hello, Window
 
 RESEND_AFTER_S = 2.0
+RESENT_AGAIN_S = 0.2
+"""Each time costs as much as all that is sent again."""
 HEARD_AGAIN_S = 0.2
 """Less than a plugin lets pass between pings while it streams."""
 AUDIO_PREFIX = b"a"
@@ -72,6 +75,7 @@ class Client:
         """Frames of windows since the welcome. Arrived: received, or lost on the way, which is part of it."""
         self._moved_at = now
         """When the client last received or acknowledged something, or was sent something after a rest."""
+        self._resent_at = -math.inf
         self._heard, self._heard_at = (0, 0), now
         """The last ping that the engine was told of."""
         rows = load_lanes()
@@ -126,11 +130,19 @@ class Client:
         if has_moved or not is_waiting:
             self._moved_at = now
         elif now - self._moved_at > RESEND_AFTER_S:
-            self._moved_at = now
-            self._lost += self.frames_in_flight
-            self._arrived = self._sent
-            for pending in self._outbox:
-                pending.is_sent = False
+            self._send_again(now)
+
+    def resend(self, now: float) -> None:
+        """What was sent and is not acknowledged was lost with its connection: it is due again, once in RESENT_AGAIN_S at most."""
+        if now - self._resent_at > RESENT_AGAIN_S:
+            self._send_again(now)
+
+    def _send_again(self, now: float) -> None:
+        self._moved_at = self._resent_at = now
+        self._lost += self.frames_in_flight
+        self._arrived = self._sent
+        for pending in self._outbox:
+            pending.is_sent = False
 
     def has_news(self, epoch: int, wanted: int, now: float) -> bool:
         """Whether the engine should hear of a ping: it tells something new, or has not been heard of for a while.

@@ -215,6 +215,9 @@ class Server:
             case m.Feed():
                 assert packet.lanes is not None
                 client.check_feed(packet.lanes)
+            case m.Resend():
+                client.resend(now)
+                return
             case m.Drop(epoch):
                 client.drop(epoch)
             case m.Bye():

@@ -42,7 +42,7 @@ void ConnectionWatch::end()
     if (monitor.handle() != nullptr)
         monitor.close();
     probe.close();
-    stands = hasEnded = false;
+    stands = isAway = hasEnded = hasComeBack = false;
     fault.reset();
 }
 
@@ -50,6 +50,12 @@ bool ConnectionWatch::hasDisconnected()
 {
     read();
     return std::exchange(hasEnded, false);
+}
+
+bool ConnectionWatch::hasReturned()
+{
+    read();
+    return std::exchange(hasComeBack, false);
 }
 
 std::optional<KeyFault> ConnectionWatch::keyFault()
@@ -79,13 +85,15 @@ void ConnectionWatch::note(std::uint16_t event, std::uint32_t value)
     switch (event)
     {
     case ZMQ_EVENT_DISCONNECTED:
-        hasEnded = std::exchange(stands, false) || hasEnded;
+        if (std::exchange(stands, false))
+            hasEnded = isAway = true;
         break;
     case ZMQ_EVENT_CLOSED: // before there was a connection: nobody listens
         probe.close();
         break;
     case ZMQ_EVENT_HANDSHAKE_SUCCEEDED:
         stands = true;
+        hasComeBack = std::exchange(isAway, false) || hasComeBack;
         probe.close();
         fault.reset();
         break;

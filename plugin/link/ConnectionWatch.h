@@ -25,6 +25,9 @@ public:
     /// ZeroMQ goes on trying to get there.
     bool hasDisconnected();
 
+    /// Whether one stands in the place of one that has ended, since it was asked last: what was on its way is lost.
+    bool hasReturned();
+
     /// What keeps the ends apart now. ZeroMQ may have given up. Nothing where nobody listens, or somebody who does not
     /// speak ZeroMQ's protocol.
     std::optional<KeyFault> keyFault();
@@ -40,8 +43,8 @@ private:
     GreetingProbe probe;
     std::string address;
     bool hasKeys = false;
-    bool stands = false;
-    bool hasEnded = false;
+    bool stands = false, isAway = false;
+    bool hasEnded = false, hasComeBack = false;
     std::optional<KeyFault> fault;
 };
 } // namespace demon

@@ -68,6 +68,9 @@ public:
             inFlight.edits.clear();
     }
 
+    /// What is not acknowledged was lost.
+    void sendAgain() { sentAt = -kResendAfter; }
+
     /// The message that is due at `now`, for a clip that begins at `firstFrame`; false when there is none. What has not
     /// been acknowledged in time is sent again: edits say the same twice.
     bool take(std::int64_t epoch, std::int64_t firstFrame, std::int64_t now, Edit& message)

@@ -147,8 +147,8 @@ void EngineLink::pass(TrackClient& client, EngineSocket& socket)
         shutOut(client, socket, explain(*fault, socket.endpoint()));
     else if (socket.hasDisconnected())
         client.disconnect(steadyNanoseconds());
-    else if (socket.hasLostAudio())
-        client.disconnectAudio(steadyNanoseconds());
+    else if (socket.hasAudioReturned())
+        client.resumeAudio(steadyNanoseconds());
     hasMoved = pushWindows(client) || hasMoved;
     if (hasMoved)
         busyAt = steadyNanoseconds();

@@ -38,12 +38,12 @@ public:
     /// Where the control socket goes, as it was given.
     const std::string& endpoint() const { return controlEndpoint; }
 
-    /// Of either socket since it was opened, see ConnectionWatch.
+    /// Of the control socket since it was opened, see ConnectionWatch.
     bool hasDisconnected() { return controlWatch.hasDisconnected(); }
-    bool hasLostAudio() { return audioWatch.hasDisconnected(); }
-
-    /// Of the control socket.
     std::optional<KeyFault> keyFault() { return controlWatch.keyFault(); }
+
+    /// Of the audio socket since it was opened.
+    bool hasAudioReturned() { return audioWatch.hasReturned(); }
 
     /// By the socket on which the message belongs. Never waits. What cannot be sent is dropped: SPEC.md, section 5,
     /// says how it is sent again.

@@ -76,9 +76,9 @@ public:
     /// another. One at the user's own address will be back there, and says by itself whether it knows the track.
     void disconnect(std::int64_t now);
 
-    /// The audio connection has ended, and with it what was on the way, of which neither end can know: the track opens
-    /// anew, rather than to wait until it is plain that nothing more comes.
-    void disconnectAudio(std::int64_t now);
+    /// Another audio connection stands in the place of one that has ended: what was on the way is lost, both ways, and
+    /// goes again at once, rather than when it is plain that nothing more comes.
+    void resumeAudio(std::int64_t now);
 
     /// The owner could not go on: the error is shown, and the connection tried again after the usual wait.
     void fail(std::string code, std::string text, std::int64_t now);

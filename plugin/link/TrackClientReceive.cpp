@@ -215,10 +215,22 @@ void TrackClient::disconnect(std::int64_t now)
         openAnew(now); // whoever has said hello to it may not be answered
 }
 
-void TrackClient::disconnectAudio(std::int64_t now)
+void TrackClient::resumeAudio(std::int64_t now)
 {
-    if (published.state == LinkState::ready)
-        openAnew(now);
+    if (published.state != LinkState::ready)
+        return;
+    const auto isUnheard = [](const EpochRecord& r) { return r.hasBegun && r.expectedMovedAt == 0; };
+    if (std::any_of(records.begin(), records.end(), isUnheard))
+        return openAnew(now); // its begin may be lost; the engine has made little of it
+    for (EpochRecord& record : records)
+    {
+        record.hasGap = true;
+        record.endSent = false;
+    }
+    configureAt = now - kResendAfter;
+    edits.sendAgain();
+    outbox.emplace_back(Resend{});
+    pingAtOnce = true;
 }
 
 void TrackClient::on(const Error& message, std::int64_t now)

@@ -126,6 +126,7 @@ def valid_messages() -> Iterator[tuple[str, Packet, int, int]]:
     yield "edit_last_revision", Packet(m.Edit(2**31 - 1, 2**31 - 1, 1), edits=_edits()[:1]), 48000, 1
     yield "reference", Packet(m.Reference("5f" * 32, 44100, 1_000_000, 65_536, 5), _ramp(2, 5)), 48000, 0
     yield "reference_whole", Packet(m.Reference("00" * 32, 192000, 1, 0, 1), _ramp(2, 1)), 48000, 0
+    yield "resend", Packet(m.Resend()), 48000, 0
     yield "bye", Packet(m.Bye()), 48000, 0
     yield "welcome", Packet(WELCOME), 48000, 0
     yield (

@@ -30,6 +30,7 @@ public:
     std::atomic<bool> holdsWindows{false};                      ///< keeps windows back, as an engine that is late
     std::atomic<std::int64_t> holdsFrom{FakeLoop::kEverything}; ///< likewise windows of clips, from this frame on
     std::atomic<int> hellos{0}, begins{0}, frames{0}, configures{0}, pings{0}, drops{0}, edits{0}, byes{0};
+    std::atomic<int> resends{0};
     std::atomic<int> commits{0};     ///< of the begins
     std::atomic<int> loopWindows{0}; ///< of takes, sent
     std::atomic<int> found{0};       ///< tracks that have heard their welcome
@@ -88,6 +89,7 @@ private:
         std::optional<FakeLoop> loop; ///< in mode loop, in place of the epochs
         std::map<std::int64_t, Epoch> epochs;
         std::vector<demon::Message> held;
+        std::vector<demon::Message> unheard; ///< windows of streams that were sent and not acknowledged
         bool hasPinged = false;
     };
     using Tracks = std::map<std::string, Track>;
@@ -170,8 +172,11 @@ private:
 
     void sendWindows(Track& track)
     {
-        for (const demon::Message& window : std::exchange(track.held, {}))
+        for (demon::Message& window : std::exchange(track.held, {}))
+        {
             send(sockets[1], track.audioId, window);
+            track.unheard.push_back(std::move(window));
+        }
         if (!track.loop)
             return;
         for (const demon::Message& window : track.loop->tick(holdsFrom))
@@ -231,7 +236,7 @@ private:
         for (std::size_t i = 0; i < ticket.size(); i += 2)
             audioId.push_back(static_cast<char>(std::stoi(ticket.substr(i, 2), nullptr, 16)));
         Track& track = tracks[id] =
-            Track{audioId, {static_cast<int>(hello.rate), hello.lanes}, hello.packing, {}, {}, {}};
+            Track{audioId, {static_cast<int>(hello.rate), hello.lanes}, hello.packing, {}, {}, {}, {}};
         if (isLoop)
             track.loop.emplace(track.shape.rate, hello.lanes.size());
         Welcome welcome;
@@ -260,6 +265,7 @@ private:
         drops += std::holds_alternative<Drop>(message) ? 1 : 0;
         edits += std::holds_alternative<Edit>(message) ? 1 : 0;
         byes += std::holds_alternative<Bye>(message) ? 1 : 0;
+        resends += std::holds_alternative<Resend>(message) ? 1 : 0;
     }
 
     // --- mode stream ---
@@ -307,6 +313,12 @@ private:
     {
         if (const auto known = track.epochs.find(m.epoch); known != track.epochs.end() && !known->second.offline)
             known->second.deliverFrom = std::max(known->second.deliverFrom, m.wanted);
+        const auto isHeard = [&](const demon::Message& message)
+        {
+            const auto& window = std::get<demon::Window>(message);
+            return std::pair(window.epoch, window.frame + window.count) <= std::pair(m.epoch, m.wanted);
+        };
+        track.unheard.erase(std::remove_if(track.unheard.begin(), track.unheard.end(), isHeard), track.unheard.end());
         send(id, positions(track, m.number));
     }
     static demon::Pong positions(const Track& track, std::int64_t number)
@@ -322,6 +334,11 @@ private:
     }
     void on(const std::string& id, Track&, const demon::Configure& m) { send(id, demon::Configured{m.revision}); }
     void on(const std::string&, Track& track, const demon::Drop& m) { track.epochs.erase(m.epoch); }
+    void on(const std::string&, Track& track, const demon::Resend&)
+    {
+        for (const demon::Message& window : track.unheard)
+            send(sockets[1], track.audioId, window);
+    }
     template <class Other> void on(const std::string&, Track&, const Other&) {}
 
     void send(const std::string& id, const demon::Message& message) { send(sockets[0], id, message); }

@@ -220,6 +220,7 @@ def _lines(random: Random, rate: int, lanes: list[str]) -> Iterator[Packet]:
                 yield from _pieces(name, reference, rate, packing)
         yield Packet(m.Ping(epoch, epoch, 0, 0))
         yield Packet(m.Drop(epoch))
+    yield Packet(m.Resend())
     yield Packet(m.Status())
     yield Packet(m.Bye())
 

@@ -13,7 +13,7 @@ import pytest
 import zmq
 from wire import ServerProcess, WireClient
 
-from engine_server.serve.client import HEARD_AGAIN_S, RESEND_AFTER_S, Client
+from engine_server.serve.client import HEARD_AGAIN_S, RESEND_AFTER_S, RESENT_AGAIN_S, Client
 from engine_server.serve.endpoint import audio_endpoint
 from engine_server.serve.keys import KeyStore
 from engine_server.serve.server import Server
@@ -257,6 +257,22 @@ def test_the_outbox_forgets_what_was_acknowledged_and_dropped():
     client.acknowledge(0, 0, 20, 9.0)
     assert client.due() is None
     assert client.frames_held == 0
+
+
+def test_what_was_on_the_way_by_a_connection_that_ended_is_due_again_at_once_but_not_as_often_as_one_asks():
+    client = outbox(credit=20)
+    offer(client, 1, 0)
+    client.mark_sent(client.due(), 0.0)
+    assert client.due() is None
+    client.resend(0.1)
+    client.mark_sent(client.due(), 0.1)
+    client.resend(0.1 + 0.5 * RESENT_AGAIN_S)
+    assert client.due() is None
+    client.resend(0.1 + 1.5 * RESENT_AGAIN_S)
+    assert client.due().frame == 0
+    client.acknowledge(1, 20, 20, 1.0)
+    client.resend(2.0)
+    assert client.due() is None
 
 
 def test_windows_are_sent_as_far_as_the_credit_goes():

@@ -129,6 +129,7 @@ class WireClient:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.ROUTING_ID, routing_id)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.SNDTIMEO, SEND_TIMEOUT_MS)
         if self._keys:
             socket.curve_serverkey = (self._server_key or self._keys.server).encode()
@@ -163,6 +164,12 @@ class WireClient:
             self._audio.close()
         self._audio = self._open(b"a" + bytes.fromhex(ticket), audio_endpoint(self._endpoint))
         self.frames = 0
+
+    def break_audio(self) -> None:
+        """End the audio connection, and make another with the same ticket."""
+        routing_id = self.audio.getsockopt(zmq.ROUTING_ID)
+        self.audio.close(linger=0)
+        self._audio = self._open(routing_id, audio_endpoint(self._endpoint))
 
     def send_raw(self, parts: list[bytes], *, by_audio: bool = False) -> None:
         (self.audio if by_audio else self._control).send_multipart(parts)

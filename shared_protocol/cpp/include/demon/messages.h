@@ -247,6 +247,13 @@ struct Ping
     }
 };
 
+/// What was on its way by the audio connection is lost: another stands in its place.
+struct Resend
+{
+    static constexpr const char* type = "resend";
+    template <class Visitor, class Self> static void visit(Visitor&, Self&) {}
+};
+
 struct Bye
 {
     static constexpr const char* type = "bye";
@@ -458,8 +465,9 @@ struct Error
     }
 };
 
-using Message = std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Bye, Status, Welcome,
-                             Configured, Window, Edited, Referenced, Progress, Pong, Redirect, Closing, State, Error>;
+using Message =
+    std::variant<Hello, Configure, Begin, Feed, End, Drop, Edit, Reference, Ping, Resend, Bye, Status, Welcome,
+                 Configured, Window, Edited, Referenced, Progress, Pong, Redirect, Closing, State, Error>;
 
 /// What carries audio. Its `packing` says how, when decoded; how it shall be, when encoded.
 template <class M>
