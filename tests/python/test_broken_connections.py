@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import pytest
 import zmtp
-from test_security import is_cut_off
 from track_rig import music
 from wire import CONFIG, ServerProcess, WireClient
 
@@ -81,7 +80,7 @@ def test_a_peer_that_floods_is_cut_off_before_it_fills_memory(server, expected):
             for _ in range(10_000):
                 peer.sendall(flood)
             raise AssertionError("ten million messages were taken")
-        assert is_cut_off(peer)
+        assert zmtp.is_cut_off(peer)
     assert np.array_equal(bounced(server), expected)
     assert process.memory_info().rss - before < 256 * MIB
 

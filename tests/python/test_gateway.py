@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import zmq
+import zmtp
 from wire import ServerProcess, WireClient
 
 from engine_server.serve import fleet as fleet_module
@@ -23,6 +24,7 @@ from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
 from shared_protocol import messages as m
+from shared_protocol.codec import Packet, encode
 
 FRAMES, FRAME = 120, 1920
 
@@ -178,6 +180,19 @@ def test_nothing_comes_in_by_a_gateways_audio_port(still_gateway):
             assert cut.poll(30_000), "who sends audio to a gateway stays connected"
             assert not still_gateway._sockets.audio.poll(0)
             sender.disable_monitor()
+
+
+def test_a_peer_that_floods_a_gateway_is_cut_off(gateway):
+    served, fleet = gateway
+    fleet.now = [place(0)]
+    flood = zmtp.message(encode(Packet(m.Ping(0, 0, 0, 0)))) * 1000
+    with zmtp.connect(int(served.endpoint.rpartition(":")[2]), b"c" + bytes(16)) as peer:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                peer.sendall(flood)
+        assert zmtp.is_cut_off(peer)
+    with WireClient(served.endpoint) as client:
+        assert sent_to(served, client) == fleet.now[0].endpoint
 
 
 def test_tracks_that_an_engine_reports_already_do_not_count_twice(gateway):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine_server.serve.limits import MIB, SWEPT_FROM, Account, Accounts, Limits, Meter, TokenBucket
+from engine_server.serve.limits import MIB, SWEPT_FROM, Account, Accounts, FloodError, Limits, Meter, TokenBucket
 from engine_server.serve.worker import INPUT_CREDIT
 from shared_protocol.errors import DemonError
 
@@ -99,6 +99,31 @@ def test_too_many_messages_and_too_many_bytes_are_refused_by_name(clock):
     clock.now += 1
     assert meter.is_idle()
     meter.admit(MIB)
+
+
+def test_patience_with_a_flood_ends_and_comes_back_with_calm(clock):
+    meter = Meter(Limits(messages_per_s=10, messages_burst=3, patience=4), clock)
+    for _ in range(2):
+        refusals = []
+        for _ in range(3 + 9):
+            try:
+                meter.admit(1)
+            except DemonError as error:
+                refusals.append(error)
+        assert {error.code for error in refusals} == {"E_RATE"}
+        ends = [number for number, error in enumerate(refusals, 1) if isinstance(error, FloodError)]
+        assert ends == [4, 8]
+        clock.now += 1
+
+
+def test_what_is_refused_now_and_then_is_no_flood(clock):
+    meter = Meter(Limits(messages_per_s=10, messages_burst=3, patience=4), clock)
+    for _ in range(20):
+        for _ in range(3):
+            meter.admit(1)
+        assert refused(meter.admit, 1) == "E_RATE"
+        clock.now += 1
+    meter.admit(1)
 
 
 def test_tracks_are_counted_per_client(clock):

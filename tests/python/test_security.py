@@ -15,6 +15,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from zmtp import is_cut_off
 
 from engine_server.serve import security
 from engine_server.serve.door import Connection, Door, choose
@@ -104,15 +105,6 @@ def answer(client, content, timeout_ms=SERVED_MS):
     with contextlib.suppress(zmq.Again):  # a client whose key was refused has nowhere to send to, for good
         client.send(content, zmq.DONTWAIT)
     return client.recv() if client.poll(timeout_ms) else None
-
-
-def is_cut_off(connection):
-    """Whether the other end closes a raw connection."""
-    connection.settimeout(20)
-    with contextlib.suppress(ConnectionError):
-        while connection.recv(4096):
-            pass
-    return True
 
 
 def test_an_allowed_client_is_served_and_known_by_its_key_on_any_socket(echo, connect, pair):

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 import zmq
 from relay import Relay
-from test_security import GARBAGE, REFUSED_MS, SERVED_MS, is_cut_off
+from test_security import GARBAGE, REFUSED_MS, SERVED_MS
 from track_rig import music
 from wire import CONFIG, WireClient
+from zmtp import is_cut_off
 
 from engine_server.model.lora_library import SHIPPED
 from engine_server.serve import security, sockets

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -42,3 +43,12 @@ def break_off(peer: socket.socket) -> None:
     time.sleep(SETTLING_S)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
+
+
+def is_cut_off(peer: socket.socket) -> bool:
+    """Whether the other end closes a connection."""
+    peer.settimeout(20)
+    with contextlib.suppress(ConnectionError):
+        while peer.recv(4096):
+            pass
+    return True
