@@ -29,6 +29,8 @@ a connection whose first command is wrong. A peer without CURVE has sent its gre
 QUEUED_EVENTS = 2_000
 """By so many connections ZeroMQ's thread may be ahead of the door; then it waits."""
 TELL_EVERY_S = 10.0
+UNNAMED_S = 1.0
+"""Who was accepted so long ago, and has not said who it is, is not about to."""
 _EVENT = struct.Struct("=HI")
 _BYTES_RECEIVED = struct.Struct("=Q")
 _BYTES_RECEIVED_AT = 128
@@ -42,9 +44,12 @@ class Connection:
 
     handle: int
     address: str
+    accepted_at: float = 0.0
     is_proved: bool = False
     """It has sent more than anybody could."""
     is_cut: bool = False
+    owner: bytes | None = None
+    """The routing id of whoever has said by it who it is."""
 
 
 def choose(connections: Iterable[Connection], has_proved: Callable[[Connection], bool]) -> Connection | None:
@@ -102,6 +107,26 @@ class Door:
             if one := self._connections.get(handle):
                 self._close(one)
 
+    def claim(self, handle: int, routing_id: bytes) -> None:
+        """The connection that a message came from is its sender's, who said so: another's flood does not end it. Any thread."""
+        with self._lock:
+            if one := self._connections.get(handle):
+                one.owner = routing_id
+
+    def end_flood(self, handle: int, routing_id: bytes) -> None:
+        """Close the connection that a flood comes by, unless it is another's by now. Any thread.
+
+        What is read of a flood may be of a connection that has ended, whose number has since been given to somebody else: to one
+        who has said who it is, or was accepted so lately that it may not have had the time.
+        """
+        with self._lock:
+            one = self._connections.get(handle)
+            if one is None or one.is_cut:
+                return
+            is_nobodys = one.owner is None and time.monotonic() - one.accepted_at > UNNAMED_S
+            if one.owner == routing_id or is_nobodys:
+                self._close(one)
+
     def _run(self) -> None:
         try:
             while True:
@@ -129,7 +154,7 @@ class Door:
             if borrowed is None or borrowed.family not in (socket.AF_INET, socket.AF_INET6):
                 return
             with contextlib.suppress(OSError):
-                self._connections[handle] = Connection(handle, str(borrowed.getpeername()[0]))
+                self._connections[handle] = Connection(handle, str(borrowed.getpeername()[0]), time.monotonic())
         if sum(not one.is_cut for one in self._connections.values()) > self._most:
             self._make_room()
 

@@ -105,7 +105,7 @@ class Gateway:
                 self._receive(received, fleet)
             except DemonError as error:
                 if isinstance(error, FloodError):
-                    self._sockets.cut(self._socket, received)
+                    self._sockets.end_flood(self._socket, received)
                 self._refusals[error.code] += 1
                 if error.code != "E_RATE":
                     answer = m.Error(error.code, error.message[:256], 0)
@@ -120,7 +120,9 @@ class Gateway:
         if self._sockets.gate and not self._sockets.gate.is_allowed(user):
             self._sockets.cut(self._socket, received)
             raise DemonError("E_KEYS", "this key is not allowed any more")
-        match decode(received.parts(), rate=MAX_RATE, lane_count=0).header:
+        header = decode(received.parts(), rate=MAX_RATE, lane_count=0).header
+        self._sockets.claim(self._socket, received)
+        match header:
             case m.Hello():
                 self._waiting[routing_id] = time.monotonic()
             case m.Status():

@@ -114,7 +114,6 @@ class Meter:
 
     def _refusal(self, text: str) -> DemonError:
         self._refused += 1
-        # Not each time: what waits may be of a connection that is closed, whose number another has.
         return (DemonError if self._refused % self._limits.patience else FloodError)("E_RATE", text)
 
     def is_idle(self) -> bool:

@@ -109,6 +109,14 @@ class ServerSockets:
         """End the connection that a message came from."""
         self._doors[socket].close_connection(received.frames[-1].get(zmq.SRCFD))
 
+    def claim(self, socket: zmq.Socket, received: Received) -> None:
+        """The connection that a message came from is its sender's: no other's flood ends it."""
+        self._doors[socket].claim(received.frames[-1].get(zmq.SRCFD), received.routing_id)
+
+    def end_flood(self, socket: zmq.Socket, received: Received) -> None:
+        """End the connection that a flood comes by, if it still does."""
+        self._doors[socket].end_flood(received.frames[-1].get(zmq.SRCFD), received.routing_id)
+
     def close(self) -> None:
         """Give the last control messages a moment to leave, then close everything."""
         self._end(farewell_ms=FAREWELL_MS)

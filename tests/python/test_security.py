@@ -13,10 +13,11 @@ import time
 
 import pytest
 import zmq
+import zmtp
 from hypothesis import given
 from hypothesis import strategies as st
-from zmtp import is_cut_off
 
+from engine_server.serve import door as door_module
 from engine_server.serve import security
 from engine_server.serve.door import Connection, Door, choose
 from engine_server.serve.keys import KeyStore, make_pair
@@ -165,7 +166,7 @@ def test_garbage_on_the_port_is_cut_off_and_costs_nobody(echo, connect, pair, ga
     with socket.create_connection(("127.0.0.1", echo.port)) as raw:
         with contextlib.suppress(ConnectionError):
             raw.sendall(garbage)
-        assert is_cut_off(raw)
+        assert zmtp.is_cut_off(raw)
     assert answer(honest, b"after") == b"after"
     assert echo.said() == [b"before", b"after"]
 
@@ -316,7 +317,7 @@ def test_a_user_cannot_be_claimed_on_a_secured_socket(echo, pair):
             assert unsecured.poll(SERVED_MS)
             assert user_of(unsecured.recv_multipart(copy=False)) == pair.public
     with claim_user(echo.port, pair.public) as raw:
-        assert is_cut_off(raw)
+        assert zmtp.is_cut_off(raw)
     assert echo.received == []
 
 
@@ -332,3 +333,51 @@ def test_no_secret_is_logged(echo, connect, store, pair, caplog, capfd):
     assert "laptop connects" in said
     assert store.server().secret not in said
     assert pair.secret not in said
+
+
+@pytest.fixture
+def open_door():
+    """A socket without keys behind a door, one connection to it, and that connection's handle."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    door = Door(router)
+    door.start()
+    peer = zmtp.connect(router.bind_to_random_port("tcp://127.0.0.1"), b"somebody")
+    deadline = time.monotonic() + 20
+    while not door.count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    (handle,) = door._connections
+    yield door, peer, handle
+    peer.close()
+    door.stop()
+    context.destroy(linger=0)
+
+
+def is_open(peer):
+    peer.settimeout(0.3)
+    try:
+        while peer.recv(4096):
+            pass
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_a_flood_does_not_end_the_connection_of_another_who_has_its_number_by_now(open_door):
+    door, peer, handle = open_door
+    door.end_flood(handle, b"flooder")  # too new: it may belong to somebody who is about to say so
+    door.claim(handle, b"honest")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(door_module, "UNNAMED_S", 0.0)
+        door.end_flood(handle, b"flooder")
+    door.end_flood(handle + 1, b"honest")
+    assert is_open(peer)
+    door.end_flood(handle, b"honest")
+    assert zmtp.is_cut_off(peer)
+
+
+def test_a_flood_of_nobody_ends_its_connection(open_door, monkeypatch):
+    door, peer, handle = open_door
+    monkeypatch.setattr(door_module, "UNNAMED_S", 0.0)
+    door.end_flood(handle, b"flooder")
+    assert zmtp.is_cut_off(peer)
