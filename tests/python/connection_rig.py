@@ -129,6 +129,9 @@ class FakeSockets:
         self.endpoint = endpoint
         self.control, self.audio = FakeSocket(CONTROL_QUEUE), FakeSocket(AUDIO_QUEUE)
 
+    def claim(self, socket, received):
+        """Whose a connection is matters to none that is played here."""
+
     def wake(self):
         pass
 
