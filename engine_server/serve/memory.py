@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that was freed goes back to the system: the allocator would keep a fifth of what a server has."""
+"""Memory that was freed goes back to the system: the allocator would keep much of it for as long as the server runs."""
 
 from __future__ import annotations
 

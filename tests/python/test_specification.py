@@ -203,6 +203,8 @@ def test_the_limits_and_times_are_those_of_the_code():
     assert server.MAX_WAITING_FRAMES == 2 * worker.INPUT_CREDIT
     assert (sockets.MAX_CONTROL_BYTES, sockets.MAX_AUDIO_BYTES) == (64 * 2**10, 4 * 2**20)
     assert f"at most {QUESTIONS_PER_S:g} times a second ({QUESTIONS_AT_ONCE:g} at once)" in section(3)
+    assert "no more than five times a second" in section(3)
+    assert client.RESENT_AGAIN_S == 1 / 5
     times = {(float(s), who) for s, who in re.findall(r"^\| ([\d.]+) s \| (\w+) \|", section(5), re.M)}
     ours = (worker.PROGRESS_EVERY_S, client.RESEND_AFTER_S, server.TELL_LOADING_EVERY_S, clients.FORGET_AFTER_S)
     assert {(seconds, "server") for seconds in ours} == {time for time in times if time[1] == "server"}
