@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many connections a listening socket may hold. ZeroMQ itself accepts until the process has no file descriptor left.
+"""Which connections of a listening socket may stay. ZeroMQ itself accepts until the process has no file descriptor left.
 
 A peer that opens a connection and says nothing holds a descriptor until `HANDSHAKE_IVL`; who opens them faster than that
 takes all. So the door counts, and when there are too many closes one: of the address that holds the most, the oldest that has

@@ -32,7 +32,8 @@ so a credit must last for a tick of the slowest engine at the pace of the fastes
 PROGRESS_EVERY_S = 0.25
 PUBLISH_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
-REST_AFTER_S = 1.0
+GIVE_BACK_AFTER_S, GIVE_BACK_EVERY_S = 1.0, 30.0
+"""Free memory goes back to the system after so long a rest, and that often under work that never rests."""
 SHORTEST_PASS_S = 0.02
 """Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
 MAX_HELD_BYTES_OF_TRACK, MAX_HELD_BYTES = 2**30, 4 * 2**30
@@ -119,7 +120,8 @@ class Worker:
         """Replaced whole, every quarter of a second while there is work; any thread may read it."""
         self._published_at = 0.0
         self._worked_at = time.monotonic()
-        """When the last step ended, 0 once its memory was given back."""
+        """When the last step ended, or loading did."""
+        self._gave_back_at = 0.0
         self.loading_since: float | None = None
         """When another engine began to be loaded, while it is; any thread may read it."""
 
@@ -146,8 +148,7 @@ class Worker:
                 self._take_messages()
                 if self._engine.has_work():
                     self._step()
-                else:
-                    self._rest()
+                self._give_back()
                 self._publish()
         except Exception as error:  # what concerns a track was caught before
             log.exception("the engine has failed")
@@ -169,10 +170,12 @@ class Worker:
         for track in fed & self.positions.keys():
             self._emit(Event(track, self.positions[track]))
 
-    def _rest(self) -> None:
-        """Once there has been nothing to do for a moment: free memory goes back to the system."""
-        if self._worked_at and time.monotonic() - self._worked_at > REST_AFTER_S:
-            self._worked_at = 0.0
+    def _give_back(self) -> None:
+        """Give back what work has freed, after a moment without any, or now and then."""
+        now = time.monotonic()
+        is_due = now - self._worked_at > GIVE_BACK_AFTER_S or now - self._gave_back_at > GIVE_BACK_EVERY_S
+        if is_due and self._worked_at > self._gave_back_at:
+            self._gave_back_at = now
             give_back()
 
     def _publish(self) -> None:

@@ -63,11 +63,11 @@ public:
     std::int64_t wanted;             ///< first frame whose audio is wanted and has not arrived; a loop's playhead
     std::int64_t nextToSend;         ///< first frame that was not sent on this connection
     std::int64_t lastExpected = 0;   ///< of the last pong
-    std::int64_t expectedMovedAt = 0;
-    std::int64_t missingSince = 0; ///< pongs do not know the epoch; 0 when they do
-    bool hasGap = false;           ///< the engine has missed some feed: it is sent again from where the next pong says
-    int refusals = 0;              ///< E_EPOCH answers
-    bool isLost = false;           ///< cannot be resumed, or has failed: its windows will not come
+    std::optional<std::int64_t> expectedMovedAt; ///< none until a pong has told of the epoch
+    std::optional<std::int64_t> missingSince;    ///< when pongs stopped telling of it
+    bool hasGap = false; ///< the engine has missed some feed: it is sent again from where the next pong says
+    int refusals = 0;    ///< E_EPOCH answers
+    bool isLost = false; ///< cannot be resumed, or has failed: its windows will not come
 
     bool isLoop() const { return kind == EpochKind::loop; }
     bool isWhole() const { return clip != nullptr; }
@@ -148,7 +148,7 @@ public:
     {
         nextToSend = kind == EpochKind::stream ? std::max(firstFrame, wanted - retain) : firstFrame;
         lastExpected = nextToSend;
-        expectedMovedAt = missingSince = 0;
+        expectedMovedAt = missingSince = std::nullopt;
         hasGap = false;
         hasBegun = true;
         endSent = false;

@@ -161,14 +161,14 @@ void TrackClient::dropStrays(const Pong& message, std::int64_t now)
 /// What the engine has of an epoch: it gives credit for more, or shows that something was lost on the way.
 void TrackClient::follow(EpochRecord& record, std::int64_t expected, std::int64_t now)
 {
-    record.missingSince = 0;
+    record.missingSince.reset();
     const bool lags = expected < record.nextToSend;
-    if (!lags || record.lastExpected != expected || record.expectedMovedAt == 0)
+    if (!lags || record.lastExpected != expected || !record.expectedMovedAt)
     {
         record.lastExpected = expected;
         record.expectedMovedAt = now;
     }
-    if (lags && (record.hasGap || now - record.expectedMovedAt > kResendAfter))
+    if (lags && (record.hasGap || now - *record.expectedMovedAt > kResendAfter))
     {
         record.rewind(expected);
         record.expectedMovedAt = now;
@@ -181,9 +181,9 @@ bool TrackClient::isMissing(EpochRecord& record, std::int64_t now) const
 {
     if (!record.hasBegun || record.isLost)
         return false;
-    if (record.missingSince == 0)
+    if (!record.missingSince)
         record.missingSince = now;
-    return now - record.missingSince > kResendAfter;
+    return now - *record.missingSince > kResendAfter;
 }
 
 /// Another engine has room for the track. Only the one at the user's address may say so.
@@ -219,7 +219,7 @@ void TrackClient::resumeAudio(std::int64_t now)
 {
     if (published.state != LinkState::ready)
         return;
-    const auto isUnheard = [](const EpochRecord& r) { return r.hasBegun && r.expectedMovedAt == 0; };
+    const auto isUnheard = [](const EpochRecord& r) { return r.hasBegun && !r.expectedMovedAt; };
     if (std::any_of(records.begin(), records.end(), isUnheard))
         return openAnew(now); // its begin may be lost; the engine has made little of it
     for (EpochRecord& record : records)

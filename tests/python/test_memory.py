@@ -35,7 +35,7 @@ def test_free_memory_between_what_is_still_used_goes_back():
 def test_a_server_gives_memory_back_once_after_work(tiny, monkeypatch):
     given = []
     monkeypatch.setattr(worker_module, "give_back", lambda: given.append(threading.current_thread().name))
-    monkeypatch.setattr(worker_module, "REST_AFTER_S", 0.05)
+    monkeypatch.setattr(worker_module, "GIVE_BACK_AFTER_S", 0.05)
     monkeypatch.setattr(worker_module, "IDLE_POLL_S", 0.02)
     server = Server(Engine(tiny), "tcp://127.0.0.1:*")
     thread = threading.Thread(target=server.run)
@@ -55,6 +55,26 @@ def test_a_server_gives_memory_back_once_after_work(tiny, monkeypatch):
             time.sleep(0.5)
             assert before < len(given) == once_more
         assert set(given) == {"engine"}
+    finally:
+        server.stop()
+        thread.join()
+
+
+def test_a_server_gives_memory_back_now_and_then_under_work_that_never_rests(tiny, monkeypatch):
+    given = []
+    monkeypatch.setattr(worker_module, "give_back", lambda: given.append(time.monotonic()))
+    monkeypatch.setattr(worker_module, "GIVE_BACK_AFTER_S", 1e6)
+    monkeypatch.setattr(worker_module, "GIVE_BACK_EVERY_S", 0.05)
+    server = Server(Engine(tiny), "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        with WireClient(server.endpoint) as client:
+            client.hello()
+            began = time.monotonic()
+            client.bounce(music(100), frames=100)
+            ended = time.monotonic()
+        assert 1 < sum(began < at < ended for at in given) < (ended - began) / 0.05 + 2
     finally:
         server.stop()
         thread.join()

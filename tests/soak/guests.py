@@ -97,9 +97,7 @@ def idle(client: WireClient, music: Music, rng: random.Random) -> None:
     client.send(m.Bye())
 
 
-POLITE: tuple[Visit, ...] = (bounce, bounce, commit, loop, come_back, misbehave, idle)
-"""They say goodbye, and are forgotten at once."""
-ALL: tuple[Visit, ...] = (*POLITE, leave)
+ALL: tuple[Visit, ...] = (bounce, bounce, commit, loop, come_back, misbehave, idle, leave)
 
 
 def visit(endpoint: str, music: Music, rng: random.Random, kinds: Sequence[Visit] = ALL) -> str:
