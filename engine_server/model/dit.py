@@ -54,9 +54,7 @@ def velocity(
     embedding, modulation = embedding + second_time[0], modulation + second_time[1]
     bias, keys, values = condition
     hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
-    if (
-        len(hidden) > 1
-    ):  # a single row keeps diffusers' layout, in which matrix products of few tokens round differently
+    if hidden.shape[0] > 1:  # one row keeps diffusers' layout, in which matrix products of few tokens round differently
         hidden = hidden.contiguous()
     for index, layer in enumerate(model.layers):
         hidden = block(layer, hidden, modulation, tables, (bias, keys[:, index], values[:, index]), adapters)
@@ -168,13 +166,19 @@ def shape_tables(model: Any, tokens: int, like: Tensor) -> Tables:
 
     Ordinary tensors even in inference mode: remembered there, they may serve a forward that records gradients.
     """
-    cos, sin = get_1d_rotary_pos_embed(
-        model.head_dim, tokens, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
-    )
-    sin = torch.where(torch.arange(model.head_dim) < model.head_dim // 2, -sin, sin)
+    cos, sin = rotary_tables(model, tokens)
     window, band = model.config.sliding_window, None
     if tokens - 1 > window:
         index = torch.arange(tokens)
         far = (index[:, None] - index[None, :]).abs() > window
         band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min).to(like)
-    return Tables(cos[:, None].to(like.device), sin[:, None].to(like.device), band)
+    return Tables(cos.to(like.device), sin.to(like.device), band)
+
+
+def rotary_tables(model: Any, tokens: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[S, 1, head_dim]` float32 of the positions 0 to S - 1, the first half of the sines negated."""
+    cos, sin = get_1d_rotary_pos_embed(
+        model.head_dim, tokens, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
+    )
+    sin = torch.where(torch.arange(model.head_dim) < model.head_dim // 2, -sin, sin)
+    return cos[:, None], sin[:, None]
