@@ -35,7 +35,7 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy --strict -p shared_protocol -p engine_server.diffusion
-	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.soak -p tests.golden -p training
+	$(VENV)/bin/mypy -p engine_server -p hosts -p demo -p examples -p tests.bench -p tests.fuzz -p tests.soak -p tests.golden -p training -p trt_engines
 	git ls-files '*.h' '*.cpp' '*.c' | xargs clang-format --dry-run --Werror
 
 format: $(VENV)/.ready
@@ -61,7 +61,7 @@ $(VENV)/.ready: pyproject.toml scripts/debian-packages
 	scripts/debian-packages
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[hosts,test,training,cluster]'
+	$(PY) -m pip install --quiet --editable '.[hosts,test,training,cluster,trt]'
 	$(PY) -m pip install --quiet --no-deps basic-pitch==0.4.0 # only its ONNX file is used; it would pull in TensorFlow
 	touch $@
 

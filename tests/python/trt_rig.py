@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the exports share: small decoders and a small VAE of random weights, and inputs for them."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from diffusers import AutoencoderOobleck
+from diffusers.models import AceStepTransformer1DModel
+
+from engine_server.model.dit import DitForward
+
+SIZES = {
+    "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+    # Like XL: attention width 64, hidden width 40, condition width 24.
+    "xl": {
+        "hidden_size": 40, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 16, "encoder_hidden_size": 24,
+    },
+}  # fmt: skip
+MAX_FRAMES = 120
+HOP = 32
+LATENTS = 8
+
+
+def decoder(size="small", *, seed=0):
+    """Two layers, one of each kind, whose window of 6 tokens is shorter than most inputs; no weight is zero or one."""
+    torch.manual_seed(seed)
+    model = AceStepTransformer1DModel(
+        intermediate_size=48, num_hidden_layers=2, sliding_window=6, **SIZES[size]
+    ).eval().requires_grad_(False)  # fmt: skip
+    for part in model.parameters():
+        part.add_(torch.randn_like(part) / 20)
+    return model
+
+
+def eager(model):
+    """`DitForward` with the inputs of the exported decoder."""
+    forward = DitForward(model)
+
+    def run(hidden_states, timestep, encoder_hidden_states, encoder_mask, context_latents):
+        return forward(hidden_states, timestep, context_latents, forward.encode(encoder_hidden_states, encoder_mask))
+
+    return run
+
+
+def inputs(model, rows, frames, tokens, *, seed=1):
+    """Inputs of the exported decoder; each row hears at least one token, and most rows not all of them."""
+    generator = torch.Generator().manual_seed(seed)
+    heard = torch.randint(1, tokens + 1, (rows, 1), generator=generator)
+    return {
+        "hidden_states": torch.randn(rows, frames, 64, generator=generator),
+        "timestep": torch.rand(rows, generator=generator),
+        "encoder_hidden_states": torch.randn(
+            rows, tokens, model.condition_embedder.in_features, generator=generator
+        ),
+        "encoder_mask": torch.arange(tokens).expand(rows, -1) < heard,
+        "context_latents": torch.randn(rows, frames, 128, generator=generator),
+    }  # fmt: skip
+
+
+def oobleck():
+    """A VAE of ACE-Step's kind with 32 samples per frame, whose Snakes are not what they were initialised to."""
+    torch.manual_seed(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of the weight norm that diffusers uses
+        return _varied(_oobleck())
+
+
+def _oobleck():
+    return AutoencoderOobleck(
+        encoder_hidden_size=2 * LATENTS,
+        downsampling_ratios=[2, 4, 4],
+        channel_multiples=[1, 2, 2],
+        decoder_channels=LATENTS,
+        decoder_input_channels=LATENTS,
+        sampling_rate=25 * HOP,
+    ).eval().requires_grad_(False)  # fmt: skip
+
+
+def _varied(vae):
+    for name, part in vae.named_parameters():
+        if name.endswith(("alpha", "beta")):
+            part.normal_(0, 0.3)
+    return vae

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder (diffusers' `AceStepTransformer1DModel`, of any size) to ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine_server.model.lora import linear_shapes
+from shared_protocol.errors import DemonError
+from trt_engines.decoder_module import SECOND_TIME, ExportableDecoder
+from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
+
+INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_mask", "context_latents")
+OUTPUTS = ("velocity",)
+MAX_FRAMES = 6000
+"""Default of the longest window: 240 s."""
+MOST_FRAMES = 15000
+"""600 s, the longest that ACE-Step v1.5 was trained on."""
+EXAMPLE_ROWS, EXAMPLE_PATCHES, EXAMPLE_TOKENS = 2, 6, 5
+"""What is traced. Any numbers would do but 0 and 1, which torch takes for constants, and no two alike."""
+SECOND_EMBEDDER = "time_embed_r."
+
+
+def export_decoder(
+    transformer: Any,
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_frames: int = MAX_FRAMES,
+    opset: int | None = None,
+    external_data: bool | None = None,
+) -> None:
+    """Write the decoder's forward to `path`; see `ExportableDecoder.forward` for its inputs and its output.
+
+    Dynamic are B (1 and more), T (even, `max_frames` at most) and L. Inputs and output are float32, the mask bool; `dtype` is
+    what the arithmetic and the weights have: float32, bfloat16 or float16. The transformer is on the CPU and is not changed.
+    opset: see `OPSETS`. external_data: see `save_graph`.
+
+    Raises DemonError: `E_DTYPE`, `E_FIELD` for an odd or impossible `max_frames`, `E_BACKEND` for a transformer that is not
+    on the CPU, `E_OUTPUT`.
+    """
+    if dtype not in OPSETS:
+        raise DemonError("E_DTYPE", f"dtype is {dtype}; a decoder is exported in {', '.join(map(str, OPSETS))}")
+    patch = int(transformer.patch_size)
+    if max_frames % patch or not 2 * patch <= max_frames <= MOST_FRAMES:
+        raise DemonError(
+            "E_FIELD",
+            f"max_frames is {max_frames}; it must be a multiple of {patch} from {2 * patch} to {MOST_FRAMES}",
+        )
+    if (device := transformer.scale_shift_table.device).type != "cpu":
+        raise DemonError("E_BACKEND", f"the transformer is on {device}; export it from the CPU")
+    module = ExportableDecoder(transformer, dtype=dtype, max_frames=max_frames).eval()
+    config = transformer.config
+    latent = int(config.audio_acoustic_hidden_dim)
+    frames = EXAMPLE_PATCHES * patch
+    example = (
+        torch.zeros(EXAMPLE_ROWS, frames, latent),
+        torch.zeros(EXAMPLE_ROWS),
+        torch.zeros(EXAMPLE_ROWS, EXAMPLE_TOKENS, transformer.condition_embedder.in_features),
+        torch.ones(EXAMPLE_ROWS, EXAMPLE_TOKENS, dtype=torch.bool),
+        torch.zeros(EXAMPLE_ROWS, frames, int(config.in_channels) - latent),
+    )
+    rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
+    length = patch * torch.export.Dim("patches", max=max_frames // patch)
+    dynamic = ({0: rows, 1: length}, {0: rows}, {0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: rows, 1: length})
+    model = export_graph(
+        module, example, dynamic, inputs=INPUTS, outputs=OUTPUTS, opset=OPSETS[dtype] if opset is None else opset
+    )
+    save_graph(model, path, external_data=external_data)
+
+
+def refit_weights(transformer: Any) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of everything in an exported decoder that a LoRA may change, by name.
+
+    The weight of every Linear, `[out, in]` under its parameter's name, as in `linear_shapes`; in the place of the Linears of
+    `time_embed_r` the two constants of `SECOND_TIME`, which whoever adapts them computes anew.
+    """
+    weights: dict[str, tuple[int, ...]] = {
+        f"{name}.weight": shape
+        for name, shape in linear_shapes(transformer).items()
+        if not name.startswith(SECOND_EMBEDDER)
+    }
+    width = int(transformer.config.hidden_size)
+    return weights | dict(zip(SECOND_TIME, ((1, width), (1, 6, width)), strict=True))
