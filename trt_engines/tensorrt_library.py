@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorRT, or TensorRT-RTX, whose Python interface is the same: whichever is installed, and one logger for all of it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import deque
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from shared_protocol.errors import DemonError
+
+MODULES = ("tensorrt", "tensorrt_rtx")
+KEPT = 8
+"""Errors remembered until someone asks."""
+
+log = logging.getLogger("demon.tensorrt")
+
+
+@dataclass(frozen=True)
+class TensorRt:
+    """The library. `module` is untyped: there are no stubs of it."""
+
+    module: Any
+    name: str
+    version: str
+    logger: Any
+    """The one `ILogger` of the process: TensorRT keeps the first one that it is given."""
+    errors: deque[str]
+    """What the library called errors, the latest last."""
+
+    def take_errors(self) -> str:
+        """The errors since the last call, in one line."""
+        said = "; ".join(self.errors)
+        self.errors.clear()
+        return said or "it says no more"
+
+
+@cache
+def load_tensorrt() -> TensorRt:
+    """The library. Raises DemonError `E_BACKEND` if neither can be imported, with the reasons."""
+    reasons = []
+    for name in MODULES:
+        try:
+            module = importlib.import_module(name)
+            errors: deque[str] = deque(maxlen=KEPT)
+            return TensorRt(module, name, str(module.__version__), _logger(module, errors), errors)
+        except (ImportError, OSError, AttributeError) as error:
+            reasons.append(f"{name}: {error}")
+    raise DemonError(
+        "E_BACKEND", f"TensorRT is not here ({'; '.join(reasons)}); install it with pip install 'demon-bridge[trt]'"
+    )
+
+
+def _logger(module: Any, errors: deque[str]) -> Any:
+    severity = module.ILogger.Severity
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.WARNING,
+        severity.INFO: logging.DEBUG,
+        severity.VERBOSE: logging.DEBUG,
+    }
+
+    class Logger(module.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)  # a class of C++, which must be called by name
+
+        def log(self, kind: Any, message: str) -> None:
+            level = levels.get(kind, logging.DEBUG)
+            if level == logging.ERROR:
+                errors.append(message)
+            log.log(level, "%s", message)
+
+    return Logger()
