@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_protocol.errors import DemonError
+from trt_engines.onnx_files import Limits, size_limits
 from trt_engines.parse_network import ParsedNetwork, parse_network
 from trt_engines.profiles import Axes
 
@@ -24,13 +25,15 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least.
 
     Raises DemonError: `E_BACKEND` without a TensorRT that can do this, `E_ONNX` as `parse_network`, `E_FIELD` for axes that are
-    not the network's and for unknown compute capabilities, `E_ENGINE_BUILD` with what TensorRT says, `E_OUTPUT`.
+    not the network's or beyond what it was exported for, and for unknown compute capabilities, `E_ENGINE_BUILD` with what
+    TensorRT says, `E_OUTPUT`.
     """
     parsed = parse_network(onnx)
     trt, builder = parsed.library.module, parsed.builder
     config = builder.create_builder_config()
     _aim(config, trt, compute_capabilities)
     profile = builder.create_optimization_profile()
+    _check_limits(axes, size_limits(onnx))
     for name, shapes in _shapes(parsed, axes).items():
         profile.set_shape(name, *shapes)
     config.add_optimization_profile(profile)
@@ -56,6 +59,16 @@ def _aim(config: Any, trt: Any, names: Sequence[str]) -> None:
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(values[name], index)
+
+
+def _check_limits(axes: Axes, limits: Limits) -> None:
+    """TensorRT would only warn, and build an engine that fails at its greatest size."""
+    for name, most in limits.items():
+        for axis, span in axes.get(name, {}).items():
+            if axis in most and span.most > most[axis]:
+                raise DemonError(
+                    "E_FIELD", f"axis {axis} of {name} is {span}; the model was exported for {most[axis]} at most"
+                )
 
 
 def _shapes(parsed: ParsedNetwork, axes: Axes) -> dict[str, tuple[tuple[int, ...], ...]]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from engine_server.model.lora import linear_shapes
 from shared_protocol.errors import DemonError
 from trt_engines.decoder_module import SECOND_TIME, ExportableDecoder
+from trt_engines.onnx_files import LIMITS
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
 
 INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_mask", "context_latents")
@@ -70,6 +72,8 @@ def export_decoder(
     model = export_graph(
         module, example, dynamic, inputs=INPUTS, outputs=OUTPUTS, opset=OPSETS[dtype] if opset is None else opset
     )
+    limits = {"hidden_states": {1: max_frames}, "context_latents": {1: max_frames}}
+    model.metadata_props[LIMITS] = msgspec.json.encode(limits).decode()
     save_graph(model, path, external_data=external_data)
 
 

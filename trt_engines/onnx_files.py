@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
@@ -15,6 +16,10 @@ from shared_protocol.errors import DemonError
 
 SHOWN = 4
 """Names that an error lists."""
+LIMITS = "demon.limits"
+"""A model's own property: JSON with the greatest size of an axis, by input and by axis, where there is one."""
+
+Limits = Mapping[str, Mapping[int, int]]
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -40,6 +45,15 @@ def model_hash(path: Path) -> str:
 def initializers(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of a model's constants, by name. Raises DemonError `E_ONNX`."""
     return {part.name: tuple(part.dims) for part in read_model(path).graph.initializer}
+
+
+def size_limits(path: Path) -> Limits:
+    """The greatest sizes that a model was exported for: beyond them it computes nothing. Raises DemonError `E_ONNX`."""
+    said = {part.key: part.value for part in read_model(path).metadata_props}.get(LIMITS, "{}")
+    try:
+        return msgspec.json.decode(said, type=dict[str, dict[int, int]])
+    except msgspec.DecodeError as error:
+        raise DemonError("E_ONNX", f"{path} has {LIMITS} {said!r}, which is no table of sizes: {error}") from error
 
 
 def check_names(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], *, where: str) -> None:

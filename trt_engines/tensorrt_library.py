@@ -21,7 +21,7 @@ log = logging.getLogger("demon.tensorrt")
 
 @dataclass(frozen=True)
 class TensorRt:
-    """The library. `module` is untyped: there are no stubs of it."""
+    """The library, for one build at a time: its errors are kept in one place. `module` is untyped: there are no stubs of it."""
 
     module: Any
     name: str

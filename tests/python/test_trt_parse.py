@@ -105,6 +105,16 @@ def test_a_decoder_builds_for_gpus_that_are_not_here(decoder_file, tmp_path):
     assert list(tmp_path.iterdir()) == [engine]
 
 
+def test_an_engine_is_built_for_no_longer_windows_than_the_model_has_tables_for(in_float32, tmp_path):
+    _, path = in_float32
+    axes = decoder_axes(ROWS, Span(2, 40, MAX_FRAMES + 2), TOKENS)
+    with pytest.raises(
+        DemonError, match=f"is 2 / 40 / {MAX_FRAMES + 2}; the model was exported for {MAX_FRAMES}"
+    ) as raised:
+        build_engine(path, tmp_path / "e", axes, compute_capabilities=CAPABILITIES)
+    assert raised.value.code == "E_FIELD"
+
+
 def test_a_bfloat16_decoder_is_eager_in_float32_but_for_rounding(in_bfloat16):
     """By ONNX's own reference, because onnxruntime has no bfloat16 on the CPU."""
     model, path = in_bfloat16
