@@ -73,7 +73,8 @@ class OobleckCodec:
 
     def __init__(self, vae: Any) -> None:
         _check_oobleck(vae.config)
-        self._vae = vae
+        self.vae = vae
+        """diffusers' own module."""
         strides: Sequence[int] = vae.config.downsampling_ratios
         self.sample_rate = int(vae.config.sampling_rate)
         self.hop = math.prod(strides)
@@ -88,12 +89,12 @@ class OobleckCodec:
 
     def posterior(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """See `Codec`."""
-        gaussian = self._vae.encode(audio).latent_dist
+        gaussian = self.vae.encode(audio).latent_dist
         return gaussian.mean.transpose(1, 2), gaussian.std.transpose(1, 2)
 
     def decode(self, latents: Tensor, position: int | Tensor = 0) -> Tensor:
         """See `Codec`. The position changes nothing: the latents carry phase themselves, and convolutions do alike everywhere."""
-        return self._vae.decode(latents.transpose(1, 2)).sample
+        return self.vae.decode(latents.transpose(1, 2)).sample
 
 
 class CompiledCodec:

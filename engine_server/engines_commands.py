@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`demon engines`: TensorRT engines of a checkpoint, for GPUs that are named: they are built without one."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from engine_server.command_options import Model
+from shared_protocol.errors import DemonError
+
+if TYPE_CHECKING:
+    from engine_server.model.layouts import Layout
+    from trt_engines.builder import Needed
+    from trt_engines.engine_folder import EngineFolder
+    from trt_engines.metadata import Machine
+
+engines_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+FILE_COLUMNS = 170
+"""Width of tables where no terminal says how wide it is."""
+
+
+@engines_app.callback()
+def engines() -> None:
+    """TensorRT engines: which there are, and build them."""
+
+
+@engines_app.command()
+def build(
+    checkpoint: Model = "embedded",
+    gpus: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for", help="Compute capability to build for, as SM90; may be repeated. Default: of the GPU here."
+        ),
+    ] = None,
+    duration: Annotated[
+        list[int] | None, typer.Option(help="Longest window in seconds: 60, 120 or 240; may be repeated. Default: 60.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All durations.")] = False,
+    decoder_only: Annotated[bool, typer.Option("--decoder-only", help="No engines of the codec.")] = False,
+    vae_only: Annotated[bool, typer.Option("--vae-only", help="No engines of the decoder.")] = False,
+    precision: Annotated[
+        Literal["bf16", "fp16", "fp32"], typer.Option(help="Of the decoder's arithmetic and weights.")
+    ] = "bf16",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
+    force_rebuild: Annotated[bool, typer.Option("--force-rebuild", help="Also what is up to date.")] = False,
+    force_onnx: Annotated[bool, typer.Option("--force-onnx", help="Export graphs anew.")] = False,
+) -> None:
+    """Build the engines that are not there or out of date."""
+    from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
+    from engine_server.model.hub import checkpoint_folder
+    from engine_server.model.layouts import read_layout
+    from trt_engines import builder
+    from trt_engines.engine_folder import EngineFolder, engines_root
+    from trt_engines.engine_kinds import DURATIONS_S, kinds_to_build
+    from trt_engines.sizes import disk_bytes, model_shape, weights_of
+
+    if decoder_only and vae_only:
+        raise typer.BadParameter("--decoder-only and --vae-only leave nothing to build")
+    console = _console()
+    layout = read_layout(ASSETS / EMBEDDED if checkpoint == EMBEDDED else checkpoint_folder(checkpoint))
+    shape = model_shape(layout)
+    if shape.hop_samples is None and not decoder_only:
+        console.print("The codec of this checkpoint is not ACE-Step's: it runs without TensorRT, and has no engines.")
+    try:
+        kinds = kinds_to_build(
+            shape,
+            durations_s=DURATIONS_S if everything else tuple(duration or [DURATIONS_S[0]]),
+            has_decoder=not vae_only,
+            has_vae=not decoder_only,
+            precision=precision,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    folder = EngineFolder(engines_root(), checkpoint, content_hash(layout.files))
+    machine = _machine(gpus or [])
+    plan = builder.needed(folder, kinds, machine, is_forced=force_rebuild)
+    console.print(_table(plan, layout, folder, machine))
+    todo = [one.kind for one in plan if one.reason]
+    if dry_run or not todo:
+        return
+    builder.check_disk(folder.path, sum(disk_bytes(weights_of(layout, kind), kind) for kind in todo))
+    folder.sweep()
+    loaded = load_checkpoint(checkpoint, device="cpu", backend="eager")
+    exported: set[tuple[str, str]] = set()
+    for kind in todo:
+        is_first = (kind.component, kind.precision) not in exported
+        exported.add((kind.component, kind.precision))
+        with console.status("") as status:
+            note = builder.build(
+                loaded,
+                folder,
+                kind,
+                machine,
+                exports_anew=force_onnx and is_first,
+                tell=lambda text: status.update(text),
+            )
+        console.print(f"{kind.name}: {note.engine_bytes / 1e6:.0f} MB in {note.seconds:.0f} s, {folder.engine(kind)}")
+
+
+def _machine(gpus: list[str]) -> Machine:
+    """What to build for: the GPUs that are named, or the one that is here."""
+    from trt_engines.metadata import Machine
+    from trt_engines.tensorrt_library import load_tensorrt
+
+    library = load_tensorrt()
+    return Machine(library.name, library.version, ",".join(gpus) or _capability_here())
+
+
+def _capability_here() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DemonError("E_DEVICE", "there is no GPU here to build for; name one, as --for SM90")
+    major, minor = torch.cuda.get_device_capability()
+    return f"SM{major}{minor}"
+
+
+def _table(plan: list[Needed], layout: Layout, folder: EngineFolder, machine: Machine) -> Table:
+    from trt_engines.build_report import seconds_of
+    from trt_engines.sizes import engine_bytes, weights_of
+
+    table = Table("engine", "longest", "rows", "precision", "size, about", "time", "to do")
+    library = f"{machine.library} {machine.library_version}"
+    for one in plan:
+        kind = one.kind
+        rows = max(spans[0].most for spans in kind.axes.values() if 0 in spans)
+        took = seconds_of(folder.root, kind.name, gpu=machine.compute_capability, library=library)
+        table.add_row(
+            kind.name,
+            f"{kind.duration_s:g} s",
+            str(rows),
+            kind.precision,
+            f"{engine_bytes(weights_of(layout, kind), kind) / 1e6:.0f} MB",
+            "not known yet" if took is None else f"{datetime.timedelta(seconds=round(took))} last time",
+            escape(f"build: {one.reason}" if one.reason else "nothing"),
+        )
+    return table
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=FILE_COLUMNS)

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which TensorRT engines there are, where they lie, and which of them may be loaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import pytest
+from diffusers.models import AutoencoderOobleck
+
+from engine_server.model.layouts import read_layout
+from shared_protocol.errors import DemonError
+from trt_engines import build_report
+from trt_engines.build_report import Built, seconds_of
+from trt_engines.engine_folder import ENGINE, METADATA, UNFINISHED, EngineFolder, file_hash
+from trt_engines.engine_kinds import (
+    DURATIONS_S,
+    ModelShape,
+    decoder_kind,
+    encode_kind,
+    kinds_to_build,
+    window_decode_kind,
+)
+from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
+from trt_engines.profiles import Span
+from trt_engines.sizes import disk_bytes, engine_bytes, model_shape, weights_of
+
+TWO_B = ModelShape("", 1920)
+XL = ModelShape("xl", 1920)
+HASH = "5f" * 32
+HERE = Machine("tensorrt_rtx", "1.7.1", "SM90", "NVIDIA H200", "575.57")
+
+
+def refused(call, *arguments, **named):
+    with pytest.raises(DemonError) as raised:
+        call(*arguments, **named)
+    return raised.value
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return EngineFolder(tmp_path / "engines", "ACE-Step/turbo", HASH)
+
+
+def publish(folder, kind, *, content=b"engine", machine=HERE):
+    with folder.unfinished() as place:
+        built = place / kind.name
+        built.mkdir()
+        (built / ENGINE).write_bytes(content)
+        note = Metadata(
+            schema=SCHEMA,
+            component=kind.component,
+            name=kind.name,
+            precision=kind.precision,
+            is_refittable=kind.is_refittable,
+            machine=machine,
+            checkpoint=folder.checkpoint,
+            checkpoint_hash=folder.checkpoint_hash,
+            onnx_hash="00" * 32,
+            inputs=sizes_of(kind.axes),
+            engine_hash=file_hash(built / ENGINE),
+            engine_bytes=len(content),
+            seconds=1.5,
+            built_at=build_report.now(),
+        )
+        folder.publish(kind, built, note)
+    return note
+
+
+def test_names_say_what_distinguishes_engines():
+    names = [kind.name for kind in kinds_to_build(TWO_B, durations_s=DURATIONS_S)]
+    assert names[:3] == ["decoder_bf16_b8_60s", "decoder_bf16_b8_120s", "decoder_bf16_b8_240s"]
+    assert {"vae_decode_fp16_3to30s", "vae_decode_fp16_1s_fixed", "vae_decode_fp16_60s", "vae_encode_fp16_240s"} < set(
+        names
+    )
+    assert len(set(names)) == len(names)
+    assert decoder_kind(XL, 60, is_refittable=True).name == "decoder_xl_bf16_refit_b4_60s"
+    assert decoder_kind(TWO_B, 60, precision="fp16").name == "decoder_fp16_b8_60s"
+
+
+def test_every_engine_takes_what_is_asked_of_it():
+    assert window_decode_kind().axes["latents"][2] == Span(25, 25, 25)
+    for duration in DURATIONS_S:
+        axes = decoder_kind(TWO_B, duration).axes
+        assert axes["hidden_states"][1] == axes["context_latents"][1] == Span(32, 1500, 25 * duration)
+        assert axes["encoder_mask"][1].most >= 2048  # the longest lyrics
+        assert axes["timestep"][0].most == 8
+        assert encode_kind(TWO_B, duration).axes["audio"][2].most == 48_000 * duration
+    assert decoder_kind(XL, 60).axes["timestep"][0].most == 4
+
+
+def test_what_is_asked_for_is_built():
+    assert {kind.component for kind in kinds_to_build(TWO_B, has_vae=False)} == {"decoder"}
+    assert {kind.component for kind in kinds_to_build(TWO_B, has_decoder=False)} == {"vae_encode", "vae_decode"}
+    assert {kind.component for kind in kinds_to_build(replace(TWO_B, hop_samples=None))} == {"decoder"}
+    with pytest.raises(ValueError, match="90 s"):
+        kinds_to_build(TWO_B, durations_s=(60, 90))
+
+
+def test_an_engine_that_was_built_here_may_be_loaded(folder):
+    kind = decoder_kind(TWO_B, 60)
+    assert not folder.has(kind)
+    note = publish(folder, kind)
+    assert folder.check(kind, HERE) == note
+    assert folder.engine(kind).read_bytes() == b"engine"
+    assert [child.name for child in folder.path.iterdir()] == [kind.name]
+    publish(folder, kind, content=b"another")
+    assert folder.engine(kind).read_bytes() == b"another"
+    assert [child.name for child in folder.path.iterdir()] == [kind.name]
+
+
+def test_an_engine_that_is_not_there_is_named_with_the_command_that_builds_it(folder):
+    error = refused(folder.check, decoder_kind(TWO_B, 120), HERE)
+    assert error.code == "E_ENGINE_NOT_BUILT"
+    assert "demon engines build --checkpoint ACE-Step/turbo --decoder-only --duration 120" in error.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("library_version", "10.9", "built by version 1.7.1, here 10.9"),
+        ("gpu", "NVIDIA A100", "built for NVIDIA H200, here NVIDIA A100"),
+        ("compute_capability", "SM80", "compute capability SM90, here SM80"),
+        ("driver", "600", "driver"),
+        ("library", "tensorrt", "built by"),
+    ],
+)
+def test_an_engine_of_another_machine_is_not_loaded(folder, field, value, words):
+    kind = window_decode_kind()
+    publish(folder, kind)
+    error = refused(folder.check, kind, msgspec.structs.replace(HERE, **{field: value}))
+    assert error.code == "E_ENGINE_STALE"
+    assert words in error.message
+    assert "--vae-only" in error.message
+
+
+def test_an_engine_that_was_built_ahead_of_time_suits_every_gpu_of_its_kinds(folder):
+    kind = window_decode_kind()
+    publish(folder, kind, machine=Machine("tensorrt_rtx", "1.7.1", "SM89,SM90"))
+    assert folder.check(kind, HERE).machine.gpu == "any"
+    older = msgspec.structs.replace(HERE, compute_capability="SM8")
+    assert refused(folder.check, kind, older).code == "E_ENGINE_STALE"
+
+
+def test_an_engine_of_other_weights_or_shapes_is_not_loaded(folder):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind)
+    other = replace(folder, checkpoint_hash=HASH[:12] + "0" * 52)
+    assert "checkpoint 5f5f5f5f5f5f, here 5f5f5f5f5f5f" in refused(other.check, kind, HERE).message
+    wider = replace(kind, axes=decoder_kind(TWO_B, 120).axes)
+    assert "built for sizes" in refused(folder.check, wider, HERE).message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "gone", "no note", "half a note", "note of another kind"])
+def test_a_damaged_engine_is_not_loaded(folder, damage):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind)
+    engine, note = folder.engine(kind), folder.path / kind.name / METADATA
+    match damage:
+        case "truncated":
+            engine.write_bytes(b"engin")
+        case "changed":
+            engine.write_bytes(b"enginE")
+        case "gone":
+            engine.unlink()
+        case "no note":
+            note.unlink()
+        case "half a note":
+            note.write_bytes(note.read_bytes()[:50])
+        case "note of another kind":
+            note.write_bytes(b'{"schema": "one"}')
+    error = refused(folder.check, kind, HERE)
+    assert error.code == ("E_ENGINE_NOT_BUILT" if damage == "no note" else "E_ENGINE_FILE")
+
+
+def test_a_build_that_fails_leaves_nothing(folder):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind)
+
+    def interrupted():
+        with folder.unfinished() as place:
+            (place / ENGINE).write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [child.name for child in folder.path.iterdir()] == [kind.name]
+    assert folder.engine(kind).read_bytes() == b"engine"
+
+
+def test_what_a_killed_build_has_left_is_swept_and_what_another_builds_is_not(folder):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder.path.mkdir(parents=True)
+    for process in (ended.pid, os.getpid()):
+        (folder.path / f"{UNFINISHED}{process}-x").mkdir()
+    assert folder.sweep() == [f"{UNFINISHED}{ended.pid}-x"]
+    assert [child.name for child in folder.path.iterdir()] == [f"{UNFINISHED}{os.getpid()}-x"]
+
+
+def test_what_a_build_took_is_remembered_by_gpu_and_library(tmp_path):
+    def line(status, seconds, gpu="H200", engine="decoder_bf16_b8_60s"):
+        build_report.append(tmp_path, Built(build_report.now(), engine, gpu, "tensorrt 10", status, seconds, 3000.0))
+
+    def asked(gpu="H200"):
+        return seconds_of(tmp_path, "decoder_bf16_b8_60s", gpu=gpu, library="tensorrt 10")
+
+    assert asked() is None
+    line("built", 300.0)
+    line("failed", 2.0)
+    line("built", 100.0, gpu="A100")
+    line("built", 5.0, engine="vae_decode_fp16_60s")
+    assert (asked(), asked("A100"), asked("T4")) == (300.0, 100.0, None)
+    with (tmp_path / build_report.NAME).open("a") as file:
+        file.write("2026-11-23T00:00:00,decoder_bf16_b8_60s,H2")
+    assert asked() == 300.0
+
+
+@pytest.fixture(scope="module")
+def oobleck_layout(tiny_folder, tmp_path_factory):
+    """The tiny checkpoint with a small codec of ACE-Step's class."""
+    folder = tmp_path_factory.mktemp("layouts") / "oobleck"
+    folder.mkdir()
+    for part in tiny_folder.iterdir():
+        if part.name != "vae":
+            (folder / part.name).symlink_to(part)
+    AutoencoderOobleck(
+        encoder_hidden_size=128, downsampling_ratios=[2, 4], channel_multiples=[1, 1], decoder_channels=4
+    ).save_pretrained(folder / "vae")
+    return read_layout(folder)
+
+
+def test_shapes_are_read_from_configurations(tiny_folder, oobleck_layout):
+    assert model_shape(read_layout(tiny_folder)) == ModelShape("", None)
+    assert model_shape(oobleck_layout) == ModelShape("", 8)
+
+
+def test_weights_are_counted_from_headers(tiny, tiny_folder, oobleck_layout):
+    layout, kind = read_layout(tiny_folder), decoder_kind(TWO_B, 60)
+    count = sum(weight.numel() for weight in tiny.transformer.state_dict().values())
+    assert weights_of(layout, kind) == count
+    assert engine_bytes(count, kind) == 2 * count
+    assert disk_bytes(count, kind) == 6 * count
+    codec = AutoencoderOobleck.from_pretrained(oobleck_layout.vae)
+    decoder = sum(weight.numel() for weight in codec.decoder.state_dict().values())
+    assert weights_of(oobleck_layout, window_decode_kind()) == decoder

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`demon engines build`: real engines of the tiny decoder, for GPUs that are not here."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from engine_server.cli import app
+from engine_server.folders import data_folder
+from shared_protocol.errors import DemonError
+from trt_engines import builder, tensorrt_library
+from trt_engines.build_report import NAME
+from trt_engines.engine_folder import EngineFolder
+from trt_engines.engine_kinds import ModelShape, decoder_kind
+from trt_engines.metadata import read_metadata
+
+try:
+    tensorrt_library.load_tensorrt()
+except DemonError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+NAME_60 = "decoder_fp32_b8_60s"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    return data_folder() / "engines"
+
+
+def run(*arguments, status=0):
+    result = CliRunner().invoke(app, ["engines", "build", *map(str, arguments)])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def folder_of(home):
+    (checkpoint,) = (child for child in home.iterdir() if child.is_dir())
+    return checkpoint
+
+
+def test_what_would_be_built_is_told_and_nothing_is_written(home, tiny_folder):
+    said = run("--checkpoint", tiny_folder, "--all", "--for", "SM90", "--dry-run")
+    for name in ("decoder_bf16_b8_60s", "decoder_bf16_b8_120s", "decoder_bf16_b8_240s"):
+        assert name in said
+    assert "not built yet" in said
+    assert "not known yet" in said
+    assert "has no engines" in said  # of its codec
+    assert not home.exists()
+
+
+def test_an_engine_is_built_once_and_again_when_something_changed(home, tiny_folder):
+    given = ("--checkpoint", tiny_folder, "--decoder-only", "--precision", "fp32")
+    assert NAME_60 in run(*given, "--for", "SM89")
+    note = folder_of(home) / NAME_60 / "metadata.json"
+    built = read_metadata(note)
+    assert built.machine.compute_capability == "SM89"
+    assert (note.parent / "engine.plan").stat().st_size == built.engine_bytes
+    assert {child.name for child in folder_of(home).iterdir()} == {"_onnx", NAME_60}
+    before = note.read_bytes()
+    assert "nothing" in run(*given, "--for", "SM89")
+    assert note.read_bytes() == before
+    assert "built for SM89" in run(*given, "--for", "SM120")
+    assert read_metadata(note).machine.compute_capability == "SM120"
+    assert (home / NAME).read_text().count(NAME_60) == 2
+    assert "last time" in run(*given, "--for", "SM120", "--dry-run")
+
+
+def test_a_build_that_is_interrupted_leaves_the_engine_that_was_there(home, tiny, tiny_folder, monkeypatch):
+    folder = EngineFolder(home, str(tiny_folder), tiny.content_hash)
+    kind = decoder_kind(ModelShape("", None), 60, precision="fp32")
+    place = folder.engine(kind)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"old")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builder, "build_engine", interrupted)
+    run("--checkpoint", tiny_folder, "--decoder-only", "--precision", "fp32", "--for", "SM89", status=130)
+    assert place.read_bytes() == b"old"
+    assert {child.name for child in folder.path.iterdir()} == {"_onnx", kind.name}
+    assert "interrupted" in (home / NAME).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--duration", "90", "--for", "SM90"), "90 s"),
+        (("--decoder-only", "--vae-only"), "nothing to build"),
+        (("--for", "SM3"), "SM3"),
+    ],
+)
+def test_what_cannot_be_built_is_told(home, tiny_folder, arguments, word):
+    result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), *arguments])
+    assert result.exit_code != 0
+    assert word in result.output + result.stderr
+
+
+def test_without_a_gpu_one_has_to_be_named(home, tiny_folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--dry-run"])
+    assert result.exit_code == 1
+    assert "E_DEVICE" in result.stderr
+    assert "--for SM90" in result.stderr
+
+
+def test_a_full_disk_is_told_before_anything_is_done(home, tiny_folder, monkeypatch):
+    monkeypatch.setattr(builder.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--for", "SM90"])
+    assert result.exit_code == 1
+    assert "E_DISK" in result.stderr
+    assert not home.exists()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`build_report.csv`: what was built on this machine, when, and how long it took. Later builds are announced from it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+NAME = "build_report.csv"
+Status = Literal["built", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A line. gpu: the kinds that it was built for; library: its name and version."""
+
+    timestamp: str
+    engine: str
+    gpu: str
+    library: str
+    status: Status
+    seconds: float
+    megabytes: float
+
+
+COLUMNS = [field.name for field in fields(Built)]
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def append(folder: Path, line: Built) -> None:
+    """Add a line; the first one after the names of the columns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    is_new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(COLUMNS)
+        writer.writerow(astuple(line))
+
+
+def seconds_of(folder: Path, engine: str, *, gpu: str, library: str) -> float | None:
+    """What the last build of that name took on such a GPU; None if there was none."""
+    taken = None
+    for line in _lines(folder / NAME):
+        if (line["engine"], line["gpu"], line["library"], line["status"]) == (engine, gpu, library, "built"):
+            taken = float(line["seconds"])
+    return taken
+
+
+def _lines(path: Path) -> Iterator[dict[str, str]]:
+    """Whole lines only: the last one may have been cut off."""
+    if not path.is_file():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            if all(line.get(column) is not None for column in COLUMNS) and _is_number(line["seconds"]):
+                yield line
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False

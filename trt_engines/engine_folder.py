@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where engines lie: a folder for each under the user's data, which appears whole or not at all.
+
+```
+engines/<checkpoint hash>/_onnx/decoder_mixed.onnx
+engines/<checkpoint hash>/decoder_mixed_refit_b8_60s/engine.plan, metadata.json
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from engine_server.folders import data_folder
+from shared_protocol.errors import DemonError
+from trt_engines.engine_kinds import DURATIONS_S, EngineKind
+from trt_engines.metadata import Machine, Metadata, differences, read_metadata, write_metadata
+
+ENGINE, METADATA, ONNX = "engine.plan", "metadata.json", "_onnx"
+HASH_DIGITS = 12
+UNFINISHED = ".building-"
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class EngineFolder:
+    """The engines of one checkpoint. Nothing is created before something is published."""
+
+    root: Path
+    checkpoint: str
+    """As the user named it, for commands in messages."""
+    checkpoint_hash: str
+
+    @property
+    def path(self) -> Path:
+        """Of this checkpoint's engines."""
+        return self.root / self.checkpoint_hash[:HASH_DIGITS]
+
+    @property
+    def onnx(self) -> Path:
+        """Of exported graphs."""
+        return self.path / ONNX
+
+    def engine(self, kind: EngineKind) -> Path:
+        """The engine's file, if it was built."""
+        return self.path / kind.name / ENGINE
+
+    def note(self, kind: EngineKind) -> Path:
+        """The note beside it."""
+        return self.path / kind.name / METADATA
+
+    def has(self, kind: EngineKind) -> bool:
+        """Whether one was built to the end, for whatever machine."""
+        return self.note(kind).is_file()
+
+    def check(self, kind: EngineKind, machine: Machine) -> Metadata:
+        """The note of an engine that may be loaded here.
+
+        Raises DemonError: `E_ENGINE_NOT_BUILT`, `E_ENGINE_FILE` for one that is damaged, `E_ENGINE_STALE` for one of another
+        machine, checkpoint or shape; each with the command that builds it.
+        """
+        if not self.has(kind):
+            raise DemonError("E_ENGINE_NOT_BUILT", f"there is no {kind.name} yet; run: {self.command(kind)}")
+        built = read_metadata(self.note(kind))
+        if why := differences(built, kind, machine=machine, checkpoint_hash=self.checkpoint_hash):
+            raise DemonError("E_ENGINE_STALE", f"{kind.name}: {'; '.join(why)}. Run: {self.command(kind)}")
+        engine = self.engine(kind)
+        if (
+            not engine.is_file()
+            or engine.stat().st_size != built.engine_bytes
+            or file_hash(engine) != built.engine_hash
+        ):
+            raise DemonError(
+                "E_ENGINE_FILE", f"{engine} is not what was built; run: {self.command(kind)} --force-rebuild"
+            )
+        return built
+
+    def command(self, kind: EngineKind) -> str:
+        """What builds it."""
+        which = "--decoder-only" if kind.component == "decoder" else "--vae-only"
+        return f"demon engines build --checkpoint {self.checkpoint} {which} --duration {max(DURATIONS_S[0], round(kind.duration_s))}"
+
+    @contextlib.contextmanager
+    def unfinished(self) -> Iterator[Path]:
+        """A folder on the same disk in which to build. It is gone afterwards, however that ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._temporary() as folder:
+            yield Path(folder)
+
+    def publish(self, kind: EngineKind, built: Path, metadata: Metadata) -> None:
+        """Put a folder of `unfinished`, in which the engine's file lies, in the place of what was there."""
+        write_metadata(built / METADATA, metadata)
+        _flush(built)
+        place = self.path / kind.name
+        with self._temporary() as old:
+            if place.exists():
+                place.rename(Path(old) / kind.name)
+            built.rename(place)
+
+    def sweep(self) -> list[str]:
+        """Remove what builds that were killed have left, not what another process is building; the names."""
+        left = sorted(one for one in self.path.glob(f"{UNFINISHED}*") if not _is_in_use(one))
+        for one in left:
+            shutil.rmtree(one, ignore_errors=True)
+        return [one.name for one in left]
+
+    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix=f"{UNFINISHED}{os.getpid()}-", dir=self.path)
+
+
+def engines_root() -> Path:
+    """`engines` in the user's data folder."""
+    return data_folder() / "engines"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_in_use(unfinished: Path) -> bool:
+    process, _, _ = unfinished.name.removeprefix(UNFINISHED).partition("-")
+    return process.isdigit() and psutil.pid_exists(int(process))
+
+
+def _flush(folder: Path) -> None:
+    """To the disk, so that a name never stands for what a power cut took."""
+    for file in folder.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
