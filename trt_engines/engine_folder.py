@@ -87,7 +87,9 @@ class EngineFolder:
     def command(self, kind: EngineKind) -> str:
         """What builds it."""
         which = "--decoder-only" if kind.component == "decoder" else "--vae-only"
-        return f"demon engines build --checkpoint {self.checkpoint} {which} --duration {max(DURATIONS_S[0], round(kind.duration_s))}"
+        seconds = max(DURATIONS_S[0], round(kind.duration_s))
+        precision = f" --precision {kind.precision}" if kind.component == "decoder" else ""
+        return f"demon engines build --checkpoint {self.checkpoint} {which} --duration {seconds}{precision}"
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path]:
