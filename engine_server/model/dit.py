@@ -2,6 +2,7 @@
 """The decoder's forward pass over the weights of diffusers' `AceStepTransformer1DModel`.
 
 The same function as diffusers' own forward, bit for bit in float32 on the CPU when nothing is padded, with these differences.
+Sequences of many sliding windows are attended to by blocks (`attention.py`), where sums are rounded in another order.
 Padded condition tokens are masked out of cross-attention, so that a row's result depends on its own condition only. What
 depends on the condition alone (keys and values of every cross-attention) is computed once per condition, by `encode`; what
 depends on shapes alone (rotary tables, the band of the sliding layers) once per length in use; and the second timestep, which at
@@ -19,6 +20,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine_server.model.attention import band_bias, block_bias, takes_blocks
 from engine_server.model.dit_block import (
     Adapters,
     Branch,
@@ -33,7 +35,7 @@ from engine_server.model.dit_block import (
 
 Velocity = Callable[..., Tensor]
 MOST_LENGTHS = 4
-"""Lengths whose tables are remembered: a band takes `4 S^2` bytes in float32, and a long session meets many lengths."""
+"""Lengths whose tables are remembered: a session meets many, and their biases take memory."""
 
 
 def velocity(
@@ -162,17 +164,18 @@ class DitForward:
 @torch.inference_mode(False)
 @torch.no_grad()
 def shape_tables(model: Any, tokens: int, like: Tensor) -> Tables:
-    """Rotary tables and band mask for a number of tokens, on the device and (the band) in the dtype of `like`.
+    """Rotary tables and biases for a number of tokens, on the device and (the biases) in the dtype of `like`.
 
     Ordinary tensors even in inference mode: remembered there, they may serve a forward that records gradients.
     """
     cos, sin = rotary_tables(model, tokens)
-    window, band = model.config.sliding_window, None
+    tables = Tables(cos.to(like.device), sin.to(like.device), None)
+    window = model.config.sliding_window
+    if takes_blocks(tokens, window):
+        return tables._replace(blocks=block_bias(tokens, window, like, real=tokens))
     if tokens - 1 > window:
-        index = torch.arange(tokens)
-        far = (index[:, None] - index[None, :]).abs() > window
-        band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min).to(like)
-    return Tables(cos.to(like.device), sin.to(like.device), band)
+        return tables._replace(band=band_bias(tokens, window, like, real=tokens))
+    return tables
 
 
 def rotary_tables(model: Any, tokens: int) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine_server.model.attention import attend, attend_by_blocks
+
 Branch = tuple[int, tuple[Tensor, Tensor]]
 """Column of the strengths, and the low-rank pair (down `[r, in]`, up `[out, r]`)."""
 
@@ -47,15 +49,17 @@ class RowAdapters(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What depends on the number of tokens only.
+    """What depends on the number of tokens only. Biases are additive, in the model's dtype, and None where none is needed.
 
-    cos, sin: `[S, 1, head_dim]` float32, the first half of sin negated; band: additive `[1, 1, S, S]` in the model's dtype, or
-    None where the sliding window reaches every token.
+    cos, sin: `[S, 1, head_dim]` float32, the first half of sin negated. Layers with a window take `blocks`, or where that is None
+    `band` (see `block_bias` and `band_bias`); the others take `keys`, which hides tokens that only fill up (`key_bias`).
     """
 
     cos: Tensor
     sin: Tensor
     band: Tensor | None
+    blocks: Tensor | None = None
+    keys: Tensor | None = None
 
 
 def linear(module: nn.Module, x: Tensor, adapters: RowAdapters | None) -> Tensor:
@@ -117,8 +121,12 @@ def self_attention(attn: Any, x: Tensor, tables: Tables, adapters: RowAdapters |
     query = rotate(normalize_heads(attn.norm_q, heads(attn, linear(attn.to_q, x, adapters))), tables)
     key = rotate(normalize_heads(attn.norm_k, heads(attn, linear(attn.to_k, x, adapters))), tables)
     value = heads(attn, linear(attn.to_v, x, adapters))
-    bias = None if attn.sliding_window is None else tables.band
-    out = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), bias, attn.scaling)
+    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+    if attn.sliding_window is not None and tables.blocks is not None:
+        out = attend_by_blocks(query, key, value, tables.blocks, attn.scaling)
+    else:
+        bias = tables.keys if attn.sliding_window is None or tables.band is None else tables.band
+        out = attend(query, key, value, bias, attn.scaling)
     return linear(attn.to_out[0], out, adapters)
 
 
@@ -158,14 +166,3 @@ def rotate(x: Tensor, tables: Tables) -> Tensor:
     """Rotary positions (Su et al. 2021) in half-split layout, in float32; x is `[B, S, heads, head_dim]`."""
     swapped = x.roll(x.shape[-1] // 2, -1)
     return (x.float() * tables.cos + swapped.float() * tables.sin).to(x.dtype)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Grouped-query attention of `[B, heads, S, head_dim]` over `[B, kv_heads, L, head_dim]`, as `[B, S, heads * head_dim]`."""
-    if bias is not None and query.is_cuda:
-        # No fused CUDA kernel takes both a bias and grouped heads: torch would fall back to the unfused one.
-        group = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    grouped = query.shape[1] != key.shape[1]
-    out = F.scaled_dot_product_attention(query, key, value, bias, scale=scale, enable_gqa=grouped)
-    return out.transpose(1, 2).flatten(2)

@@ -20,7 +20,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-SECTIONS = ("forward", "ring", "step", "scaling", "memory", "tracks", "load", "link", "plugin", "knob", "packing")
+SECTIONS = (
+    "forward", "attention", "ring", "step", "scaling", "memory", "tracks", "load", "link", "plugin", "knob", "packing",
+)  # fmt: skip
 FILE_COLUMNS = 170
 """Width of the tables where no terminal says how wide it is."""
 
