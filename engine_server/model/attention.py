@@ -80,4 +80,5 @@ def _around(x: Tensor, blocks: int, window: int) -> Tensor:
 
 
 def _bias(is_heard: Tensor, like: Tensor) -> Tensor:
-    return torch.zeros(is_heard.shape).masked_fill_(~is_heard, torch.finfo(like.dtype).min).to(like)
+    bias = torch.zeros(is_heard.shape, dtype=like.dtype)
+    return bias.masked_fill_(~is_heard, torch.finfo(like.dtype).min).to(like.device)

@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from engine_server.diffusion.decoder import Decoder
-from engine_server.model.dit import DitForward, Velocity, velocity
+from engine_server.model.compiled import CompiledVelocity
+from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
 from engine_server.model.int8 import quantize_blocks
+from engine_server.model.static_decoder import StaticDecoder
 from shared_protocol.errors import DemonError
 
 BACKENDS = ("auto", "eager", "compile", "tensorrt")
 QUANTIZATIONS = ("int8",)
-COMPILED_SHAPES = 64
-"""Compiled forms kept of one decoder: one for each batch size, window length, condition length and set of adapted Linears."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,10 @@ def make_decoder(
 ) -> Decoder:
     """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 Linears.
 
-    A compiled decoder compiles at the first forward of each shape, for tens of seconds; its last bits may depend on a row's place
-    in the batch, because compiled loops are split between threads without regard to rows. Raises ValueError for unknown names,
-    and DemonError `E_BACKEND` for what this version, this machine or this combination cannot run.
+    A compiled decoder is a `StaticDecoder`: warm it up with the forms that it will meet, or playing waits for each of them, for
+    tens of seconds. Its last bits may depend on a row's place in the batch, because compiled loops are split between threads
+    without regard to rows. Raises ValueError for unknown names, and DemonError `E_BACKEND` for what this version, this machine or
+    this combination cannot run.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization: {quantization!r} is not one of {', '.join(QUANTIZATIONS)}, or None")
@@ -70,29 +70,6 @@ def make_decoder(
         if chosen == "compile":
             raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
         transformer = quantize_blocks(transformer)
-    run = compiled_velocity() if chosen == "compile" else velocity
-    return DitForward(transformer, adapters, run=run)
-
-
-def compiled_velocity() -> Velocity:
-    """`velocity`, compiled whole for each shape at its first call.
-
-    A call raises DemonError `E_BACKEND` if it cannot be compiled (no C++ compiler, too many shapes): it never runs uncompiled.
-    """
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-    options = {"dynamic": False, "fullgraph": True, "recompile_limit": COMPILED_SHAPES, "isolate_recompiles": True}
-    compile_: Any = torch.compile  # its type stubs lag behind its arguments
-    compiled = compile_(velocity, **options)
-
-    def run(*arguments: Any) -> Tensor:
-        try:
-            out: Tensor = compiled(*arguments)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
-            summary = str(error).strip().split("\n", 1)[0]
-            raise DemonError(
-                "E_BACKEND", f"the decoder could not be compiled ({summary}); use the eager backend"
-            ) from error
-        return out
-
-    return run
+    if chosen == "compile":
+        return StaticDecoder(transformer, adapters, run=CompiledVelocity())
+    return DitForward(transformer, adapters)

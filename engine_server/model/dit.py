@@ -20,9 +20,12 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine_server.model.attention import band_bias, block_bias, takes_blocks
+from engine_server.model.adapter_stack import AdapterStack
+from engine_server.model.attention import band_bias, block_bias, key_bias, takes_blocks
 from engine_server.model.dit_block import (
     Adapters,
+    AdapterSet,
+    Beside,
     Branch,
     RowAdapters,
     Tables,
@@ -45,7 +48,7 @@ def velocity(
     second_time: tuple[Tensor, Tensor],
     tables: Tables,
     condition: tuple[Tensor, Tensor, Tensor],
-    adapters: RowAdapters | None,
+    adapters: Beside | None,
 ) -> Tensor:
     """Velocity `[B, T, C]` of frames `[B, T, 3C]` (context, then noisy latents), T a multiple of the patch size.
 
@@ -70,14 +73,23 @@ class DitForward:
     """Velocity of a batch of noisy latents. Holds references to the model's modules, no copies of weights.
 
     One thread at a time. Differentiable; while gradients are recorded nothing that depends on weights is remembered.
-    `run` is `velocity`, or a compiled form of it.
+    `run` is `velocity`, or a compiled form of it, which takes the adapters from `stack` if there is one; whoever calls keeps that
+    up to date.
     """
 
-    def __init__(self, transformer: Any, adapters: Adapters | None = None, *, run: Velocity = velocity) -> None:
+    def __init__(
+        self,
+        transformer: Any,
+        adapters: Adapters | None = None,
+        *,
+        run: Velocity = velocity,
+        stack: AdapterStack | None = None,
+    ) -> None:
         self._model = transformer
         self._adapters = adapters
         self._run = run
-        self._tables: dict[tuple[int, torch.dtype, torch.device], Tables] = {}
+        self._stack = stack
+        self._tables: dict[tuple[int, int | None, torch.dtype, torch.device], Tables] = {}
         self._second_times: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
         self._branches: tuple[int, dict[nn.Module, Sequence[Branch]]] | None = None
 
@@ -107,31 +119,36 @@ class DitForward:
         context: Tensor,
         condition: tuple[Tensor, ...],
         adapters: Tensor | None = None,
+        *,
+        real_frames: int | None = None,
     ) -> Tensor:
         """Velocity `v ~ noise - clean` of every row, `[B, T, C]` float32.
 
         x: noisy latents `[B, T, C]`; t: noise levels `[B]` in [0, 1]; context: `[B, T, 2C]`, source latents and chunk mask;
         condition: B rows of what `encode` gave; adapters: strengths `[B, A]`, None for no adapters. An odd T is padded by one
-        zero frame, as everywhere with this model.
+        zero frame, as everywhere with this model. real_frames: how many are no filling that the others must not hear, if there
+        may be any; None says that there is none.
         """
         length, patch = x.shape[1], self._model.patch_size
         frames = torch.cat([context, x], dim=-1).to(self._model.proj_in_conv.weight.dtype)
         if length % patch:
             frames = F.pad(frames, (0, 0, 0, patch - length % patch))
         rows = self._row_adapters(adapters)
-        tables = self._shape_tables(frames.shape[1] // patch, frames)
+        real = None if real_frames is None else -(-real_frames // patch)
+        tables = self._shape_tables(frames.shape[1] // patch, real, frames)
         second_time = self._second_time(len(x), frames, rows)
-        out = self._run(self._model, frames, t.float(), second_time, tables, condition, rows)
+        beside = rows if rows is None or self._stack is None else self._stack.rows(rows.strengths)
+        out = self._run(self._model, frames, t.float(), second_time, tables, condition, beside)
         return out[:, :length].float()
 
     def _row_adapters(self, strengths: Tensor | None) -> RowAdapters | None:
         if strengths is None or self._adapters is None:
             return None
-        return RowAdapters(self._current_branches(self._adapters), strengths.to(self._model.proj_in_conv.weight.dtype))
+        branches = self._branches_of(self._adapters.snapshot)
+        return RowAdapters(branches, strengths.to(self._model.proj_in_conv.weight.dtype))
 
-    def _current_branches(self, bank: Adapters) -> Mapping[nn.Module, Sequence[Branch]]:
-        """The bank's branches by module, gathered once per version of the bank."""
-        snapshot = bank.snapshot
+    def _branches_of(self, snapshot: AdapterSet) -> Mapping[nn.Module, Sequence[Branch]]:
+        """The branches by module, gathered once per version of the bank."""
         if self._branches is None or self._branches[0] != snapshot.version:
             named = ((module, snapshot.branches(name)) for name, module in self._model.named_modules())
             self._branches = (snapshot.version, {module: branches for module, branches in named if branches})
@@ -151,10 +168,10 @@ class DitForward:
             self._second_times[key] = embed_time(embed, torch.zeros(rows, device=like.device), None)
         return self._second_times[key]
 
-    def _shape_tables(self, tokens: int, like: Tensor) -> Tables:
-        """Rotary tables and band for a number of tokens, remembered for the lengths used last."""
-        key = (tokens, like.dtype, like.device)
-        tables = self._tables.pop(key, None) or shape_tables(self._model, tokens, like)
+    def _shape_tables(self, tokens: int, real: int | None, like: Tensor) -> Tables:
+        """Rotary tables and biases for a number of tokens, remembered for the lengths used last."""
+        key = (tokens, real, like.dtype, like.device)
+        tables = self._tables.pop(key, None) or shape_tables(self._model, tokens, like, real=real)
         self._tables[key] = tables
         if len(self._tables) > MOST_LENGTHS:
             del self._tables[next(iter(self._tables))]
@@ -163,18 +180,20 @@ class DitForward:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def shape_tables(model: Any, tokens: int, like: Tensor) -> Tables:
+def shape_tables(model: Any, tokens: int, like: Tensor, *, real: int | None = None) -> Tables:
     """Rotary tables and biases for a number of tokens, on the device and (the biases) in the dtype of `like`.
 
-    Ordinary tensors even in inference mode: remembered there, they may serve a forward that records gradients.
+    real: tokens that are no filling; with None all are, and the layers without a window need no bias. Ordinary tensors even in
+    inference mode: remembered there, they may serve a forward that records gradients.
     """
     cos, sin = rotary_tables(model, tokens)
-    tables = Tables(cos.to(like.device), sin.to(like.device), None)
-    window = model.config.sliding_window
+    keys = None if real is None else key_bias(tokens, like, real=real)
+    tables = Tables(cos.to(like.device), sin.to(like.device), None, keys=keys)
+    window, heard = model.config.sliding_window, tokens if real is None else real
     if takes_blocks(tokens, window):
-        return tables._replace(blocks=block_bias(tokens, window, like, real=tokens))
+        return tables._replace(blocks=block_bias(tokens, window, like, real=heard))
     if tokens - 1 > window:
-        return tables._replace(band=band_bias(tokens, window, like, real=tokens))
+        return tables._replace(band=band_bias(tokens, window, like, real=heard))
     return tables
 
 

@@ -47,6 +47,36 @@ class RowAdapters(NamedTuple):
     branches: Mapping[nn.Module, Sequence[Branch]]
     strengths: Tensor
 
+    def beside(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """`y`, what a Linear made of `x`, with each adapter's branch at its row's strength.
+
+        One pair of products per adapter, so that a row's bits do not depend on which other adapters there are. An adapter
+        without a column is younger than the strengths, and asked for by no row.
+        """
+        for place, (down, up) in self.branches.get(module, ()):
+            if place < self.strengths.shape[1]:
+                strength = self.strengths[:, place].reshape(-1, *(1,) * (x.ndim - 1))
+                y = y + ((x @ down.T) * strength) @ up.T
+        return y
+
+
+class StackedAdapters(NamedTuple):
+    """The same in one pair of products, `down` `[R, in]` and `up` `[out, R]`, with each row's strengths by column `[B, R]`."""
+
+    pairs: Mapping[nn.Module, tuple[Tensor, Tensor]]
+    strengths: Tensor
+
+    def beside(self, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """See `RowAdapters.beside`."""
+        if module not in self.pairs:
+            return y
+        down, up = self.pairs[module]
+        strength = self.strengths.reshape(len(x), *(1,) * (x.ndim - 2), -1)
+        return y + ((x @ down.T) * strength) @ up.T
+
+
+Beside = RowAdapters | StackedAdapters
+
 
 class Tables(NamedTuple):
     """What depends on the number of tokens only. Biases are additive, in the model's dtype, and None where none is needed.
@@ -62,22 +92,13 @@ class Tables(NamedTuple):
     keys: Tensor | None = None
 
 
-def linear(module: nn.Module, x: Tensor, adapters: RowAdapters | None) -> Tensor:
-    """`module(x)` plus each adapter's branch at its row's strength; x is `[B, ..., in]`.
-
-    One pair of products per adapter, so that a row's bits do not depend on which other adapters there are. An adapter without
-    a column is younger than the strengths, and asked for by no row.
-    """
+def linear(module: nn.Module, x: Tensor, adapters: Beside | None) -> Tensor:
+    """`module(x)` plus what adapters add to it; x is `[B, ..., in]`."""
     y: Tensor = module(x)
-    if adapters is not None:
-        for place, (down, up) in adapters.branches.get(module, ()):
-            if place < adapters.strengths.shape[1]:
-                strength = adapters.strengths[:, place].reshape(-1, *(1,) * (x.ndim - 1))
-                y = y + ((x @ down.T) * strength) @ up.T
-    return y
+    return y if adapters is None else adapters.beside(module, x, y)
 
 
-def embed_time(embed: Any, t: Tensor, adapters: RowAdapters | None) -> tuple[Tensor, Tensor]:
+def embed_time(embed: Any, t: Tensor, adapters: Beside | None) -> tuple[Tensor, Tensor]:
     """Noise levels `[B]` float32 to the embedding `[B, H]` and the blocks' modulation `[B, 6, H]`; sinusoid in float32."""
     waves = embed.time_sinusoid(t * embed.scale).to(embed.linear_1.weight.dtype)
     embedding = linear(embed.linear_2, F.silu(linear(embed.linear_1, waves, adapters)), adapters)
@@ -91,7 +112,7 @@ def block(
     modulation: Tensor,
     tables: Tables,
     condition: tuple[Tensor, Tensor, Tensor],
-    adapters: RowAdapters | None,
+    adapters: Beside | None,
 ) -> Tensor:
     """One transformer block over hidden `[B, S, H]`, under modulation `[B, 6, H]` and a layer's (key bias, key, value)."""
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = (layer.scale_shift_table + modulation).chunk(6, dim=1)
@@ -116,7 +137,7 @@ def normalize(norm: Any, hidden: Tensor) -> Tensor:
     return hidden * torch.rsqrt(mean_square + norm.eps) * norm.weight
 
 
-def self_attention(attn: Any, x: Tensor, tables: Tables, adapters: RowAdapters | None) -> Tensor:
+def self_attention(attn: Any, x: Tensor, tables: Tables, adapters: Beside | None) -> Tensor:
     """Attention of x `[B, S, H]` to itself: normalised heads, rotary positions, the band where the layer has one."""
     query = rotate(normalize_heads(attn.norm_q, heads(attn, linear(attn.to_q, x, adapters))), tables)
     key = rotate(normalize_heads(attn.norm_k, heads(attn, linear(attn.to_k, x, adapters))), tables)
@@ -130,23 +151,21 @@ def self_attention(attn: Any, x: Tensor, tables: Tables, adapters: RowAdapters |
     return linear(attn.to_out[0], out, adapters)
 
 
-def cross_keys_and_values(attn: Any, condition: Tensor, adapters: RowAdapters | None) -> tuple[Tensor, Tensor]:
+def cross_keys_and_values(attn: Any, condition: Tensor, adapters: Beside | None) -> tuple[Tensor, Tensor]:
     """What a layer's cross-attention needs of an embedded condition `[N, L, H]`: key and value `[N, kv_heads, L, head_dim]`."""
     key = normalize_heads(attn.norm_k, heads(attn, linear(attn.to_k, condition, adapters)))
     value = heads(attn, linear(attn.to_v, condition, adapters))
     return key.transpose(1, 2), value.transpose(1, 2)
 
 
-def cross_attention(
-    attn: Any, x: Tensor, condition: tuple[Tensor, Tensor, Tensor], adapters: RowAdapters | None
-) -> Tensor:
+def cross_attention(attn: Any, x: Tensor, condition: tuple[Tensor, Tensor, Tensor], adapters: Beside | None) -> Tensor:
     """Attention of x `[B, S, H]` to a condition: key bias `[B, 1, 1, L]`, key and value `[B, kv_heads, L, head_dim]`."""
     bias, key, value = condition
     query = normalize_heads(attn.norm_q, heads(attn, linear(attn.to_q, x, adapters)))
     return linear(attn.to_out[0], attend(query.transpose(1, 2), key, value, bias, attn.scaling), adapters)
 
 
-def swiglu(mlp: Any, x: Tensor, adapters: RowAdapters | None) -> Tensor:
+def swiglu(mlp: Any, x: Tensor, adapters: Beside | None) -> Tensor:
     """The gated MLP (Shazeer 2020)."""
     gated = F.silu(linear(mlp.gate_proj, x, adapters)) * linear(mlp.up_proj, x, adapters)
     return linear(mlp.down_proj, gated, adapters)

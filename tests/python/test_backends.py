@@ -7,11 +7,12 @@ import pytest
 import torch
 from diffusers.models import AceStepTransformer1DModel
 
-from engine_server.model import backends
 from engine_server.model.backends import BACKENDS, choose_backend, make_decoder
 from engine_server.model.checkpoint import ASSETS
+from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.int8 import Int8Linear, quantize_blocks
 from engine_server.model.lora import AdapterBank
+from engine_server.model.static_decoder import StaticDecoder
 from shared_protocol.errors import DemonError
 
 CPU = torch.device("cpu")
@@ -103,14 +104,13 @@ def test_a_compiled_decoder_is_close_to_eager_and_keeps_rows_apart():
 
 
 @torch.no_grad()
-def test_a_decoder_that_cannot_be_compiled_raises_and_does_not_run_eager(monkeypatch):
+def test_a_decoder_that_cannot_be_compiled_raises_and_does_not_run_eager():
     def unsupported(model, frames, *_):
         torch._dynamo.graph_break()
         return frames[..., 128:]
 
-    monkeypatch.setattr(backends, "velocity", unsupported)
     model = tiny_transformer()
-    decoder = make_decoder(model, backend="compile")
+    decoder = StaticDecoder(model, run=CompiledVelocity(unsupported))
     with pytest.raises(DemonError, match="could not be compiled") as caught:
         run(decoder, draw(model, 2, 20))
     assert caught.value.code == "E_BACKEND"
