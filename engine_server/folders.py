@@ -22,6 +22,11 @@ def data_folder() -> Path:
     return _named("XDG_DATA_HOME", Path.home() / ".local" / "share") / NAME
 
 
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/demon-bridge` or `~/.cache/demon-bridge`: what can be made again."""
+    return _named("XDG_CACHE_HOME", Path.home() / ".cache") / NAME
+
+
 def _named(variable: str, otherwise: Path) -> Path:
     path = Path(os.environ.get(variable, ""))
     return path if path.is_absolute() else otherwise

@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 
 # What plugins and engines keep of the user's (renders, settings, LoRAs) must neither be read nor written by tests.
 _home = tempfile.TemporaryDirectory(prefix="demon-tests-")
-os.environ["XDG_DATA_HOME"] = os.environ["XDG_CONFIG_HOME"] = _home.name
+os.environ["XDG_DATA_HOME"] = os.environ["XDG_CONFIG_HOME"] = os.environ["XDG_CACHE_HOME"] = _home.name
 sys.path.insert(0, str(HERE / "python"))
 sys.path.insert(0, str(HERE / "hosts"))
 

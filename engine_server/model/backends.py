@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from engine_server.diffusion.decoder import Decoder
+from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
@@ -63,7 +64,8 @@ def make_decoder(
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization: {quantization!r} is not one of {', '.join(QUANTIZATIONS)}, or None")
-    chosen = choose_backend(backend, device=transformer.proj_in_conv.weight.device).backend
+    device = transformer.proj_in_conv.weight.device
+    chosen = choose_backend(backend, device=device).backend
     if chosen == "tensorrt":
         raise DemonError("E_BACKEND", "the tensorrt backend is not built into this version; use eager or compile")
     if quantization == "int8":
@@ -71,5 +73,5 @@ def make_decoder(
             raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
         transformer = quantize_blocks(transformer)
     if chosen == "compile":
-        return StaticDecoder(transformer, adapters, run=CompiledVelocity())
+        return StaticDecoder(transformer, adapters, run=CompiledVelocity(), cache=CompileCache(device))
     return DitForward(transformer, adapters)

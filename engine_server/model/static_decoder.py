@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine_server.model.adapter_stack import AdapterStack
+from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
@@ -40,11 +42,20 @@ class StaticDecoder:
 
     Rows are filled with repeats of the first, so that a row runs the same program in any company. A length without a form of its
     own is filled up to its size class, with frames that no other hears; if that is not there either, it is compiled at once, and
-    the log says that playing waits for it. One thread at a time; inference only.
+    the log says that playing waits for it. What is compiled is kept in `cache`, if there is one. One thread at a time; inference
+    only.
     """
 
-    def __init__(self, transformer: Any, adapters: Adapters | None = None, *, run: CompiledVelocity) -> None:
+    def __init__(
+        self,
+        transformer: Any,
+        adapters: Adapters | None = None,
+        *,
+        run: CompiledVelocity,
+        cache: CompileCache | None = None,
+    ) -> None:
         self._model = transformer
+        self._cache = cache
         self._adapters = adapters
         self._run = run
         self._stack = AdapterStack(transformer)
@@ -53,7 +64,7 @@ class StaticDecoder:
         """Those that were met: they compile no more."""
 
     def weights_changed(self) -> None:
-        """See `DitForward.weights_changed`."""
+        """Call after loading other weights into the same modules."""
         self._forward.weights_changed()
 
     @torch.no_grad()
@@ -116,14 +127,15 @@ class StaticDecoder:
     ) -> Tensor:
         rows, frames = x.shape[:2]
         is_new, programs = form not in self.forms, self._run.programs
-        out = self._forward(
-            _filled(_longer(x, form.frames), form.rows),
-            _filled(t, form.rows),
-            _filled(_longer(context, form.frames), form.rows),
-            tuple(_filled(part, form.rows) for part in condition),
-            None if strengths is None else _filled(strengths, form.rows),
-            real_frames=frames if form.is_filled else None,
-        )
+        with self._cache.compiling() if is_new and self._cache else nullcontext():
+            out = self._forward(
+                _filled(_longer(x, form.frames), form.rows),
+                _filled(t, form.rows),
+                _filled(_longer(context, form.frames), form.rows),
+                tuple(_filled(part, form.rows) for part in condition),
+                None if strengths is None else _filled(strengths, form.rows),
+                real_frames=frames if form.is_filled else None,
+            )
         if self._run.programs > programs and not is_new:
             log.warning("compiled once more, which no form foresaw, while playing waited: %s", form)
         self.forms.add(form)

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 SECTIONS = (
-    "forward", "attention", "ring", "step", "scaling", "memory", "tracks", "load", "link", "plugin", "knob", "packing",
+    "forward", "attention", "compiling", "ring", "step", "scaling", "memory", "tracks", "load", "link", "plugin", "knob",
+    "packing",
 )  # fmt: skip
 FILE_COLUMNS = 170
 """Width of the tables where no terminal says how wide it is."""
