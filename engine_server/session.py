@@ -27,6 +27,7 @@ from engine_server.model.codec import with_backend
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import LoraLibrary
 from engine_server.model.prompts import Metas
+from engine_server.model.static_decoder import StaticDecoder
 from engine_server.model.timbre import TimbreReference
 from engine_server.model.windows import SLIDING_CROSSFADE, Span, piece_windows, stitch_windows
 from engine_server.modulation import Modulation
@@ -212,7 +213,8 @@ class Session(SessionAudio, SessionLoras):
 
         dcw: the wavelet correction that all share, None for none; by default what suits the checkpoint. admission, warm: see
         `StreamPipeline`. has_source: False to show the decoder the source's structure only. loras, modulation: strengths by id
-        as in `generate`, and fields of `Modulation`, the base of every request.
+        as in `generate`, and fields of `Modulation`, the base of every request. A compiled decoder compiles before this returns
+        if it never met the length.
         """
         steps = self.checkpoint.settings.steps if steps is None else steps
         shape = RingShape(
@@ -222,6 +224,8 @@ class Session(SessionAudio, SessionLoras):
             tokens=self.checkpoint.settings.condition_tokens,
             width=self.checkpoint.condition_width,
         )
+        if isinstance(self.checkpoint.decoder, StaticDecoder):
+            self.checkpoint.decoder.warm_up_ring(shape)
         if isinstance(dcw, Unset):
             dcw = DcwSettings() if self.checkpoint.settings.dcw else None
         pipeline = SharedControls(

@@ -13,6 +13,7 @@ from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
+from engine_server.model.graphs import CudaRecorder, GraphedVelocity
 from engine_server.model.int8 import quantize_blocks
 from engine_server.model.static_decoder import StaticDecoder
 from shared_protocol.errors import DemonError
@@ -73,5 +74,8 @@ def make_decoder(
             raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
         transformer = quantize_blocks(transformer)
     if chosen == "compile":
-        return StaticDecoder(transformer, adapters, run=CompiledVelocity(), cache=CompileCache(device))
+        run, cache = CompiledVelocity(), CompileCache(device)
+        if device.type != "cuda":
+            return StaticDecoder(transformer, adapters, run=run, cache=cache)
+        return StaticDecoder(transformer, adapters, run=GraphedVelocity(run, CudaRecorder(device)), cache=cache)
     return DitForward(transformer, adapters)

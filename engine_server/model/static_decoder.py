@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine_server.diffusion.rows import RingShape
 from engine_server.model.adapter_stack import AdapterStack
 from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
-from engine_server.model.forms import Form, even, rows_of_form, size_class
+from engine_server.model.forms import Form, even, forms_of_ring, rows_of_form, size_class
+from engine_server.model.graphs import GraphedVelocity
 
 log = logging.getLogger("demon.engine")
 
@@ -51,7 +53,7 @@ class StaticDecoder:
         transformer: Any,
         adapters: Adapters | None = None,
         *,
-        run: CompiledVelocity,
+        run: CompiledVelocity | GraphedVelocity,
         cache: CompileCache | None = None,
     ) -> None:
         self._model = transformer
@@ -66,6 +68,8 @@ class StaticDecoder:
     def weights_changed(self) -> None:
         """Call after loading other weights into the same modules."""
         self._forward.weights_changed()
+        if isinstance(self._run, GraphedVelocity):
+            self._run.weights_changed(self._model)
 
     @torch.no_grad()
     def encode(self, states: Tensor, mask: Tensor, adapters: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,6 +90,13 @@ class StaticDecoder:
             log.info("compiled %d of %d in %.1f s: %s", number, len(forms), ready.seconds, form)
             if on_form is not None:
                 on_form(ready)
+
+    def warm_up_ring(self, shape: RingShape, on_form: OnForm | None = None) -> None:
+        """Compile what a ring of this shape meets with the adapters that there are now, if it is not compiled; as `warm_up`."""
+        if self._adapters is not None:
+            self._stack.update(self._adapters.snapshot)
+        forms = forms_of_ring(shape, columns=[self._stack.columns])
+        self.warm_up([form for form in forms if form not in self.forms], on_form)
 
     @torch.no_grad()
     def __call__(

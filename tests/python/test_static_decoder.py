@@ -206,6 +206,20 @@ def test_a_bounce_meets_no_form_that_the_engines_warm_up_did_not_compile(tiny):
     np.testing.assert_allclose(bounce, eager, atol=1e-3)
 
 
+def test_a_rings_warm_up_compiles_the_one_form_that_it_meets_with_the_adapters_there_are():
+    bank, heard = AdapterBank(), []
+    model = tiny_transformer()
+    decoder, traced = build(model, bank)
+    shape = RingShape(depth=2, frames=40, channels=64, tokens=TOKENS, width=32)
+    decoder.warm_up_ring(shape, heard.append)
+    bank.add(random_factors(model))
+    decoder.warm_up_ring(shape, heard.append)
+    decoder.warm_up_ring(shape, heard.append)
+    assert [ready.form for ready in heard] == [EXACT, ADAPTED]
+    run(decoder, draw(model, 4, 40), torch.ones(4, 1))
+    assert traced.programs == 2
+
+
 def test_a_warm_up_that_cannot_compile_says_so():
     def broken(graph, inputs):
         raise RuntimeError("no compiler here")
