@@ -68,6 +68,7 @@ class AdapterStack:
         for name, module in self._names.items():
             if module in self._pairs:
                 _write(self._pairs[module], named[name], spans)
+        self._places.zero_()
         for place, span in spans.items():
             self._places[span] = place
         self._places_in_use = max(ranks, default=0) + 1

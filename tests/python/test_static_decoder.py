@@ -206,6 +206,18 @@ def test_a_bounce_meets_no_form_that_the_engines_warm_up_did_not_compile(tiny):
     np.testing.assert_allclose(bounce, eager, atol=1e-3)
 
 
+def test_columns_of_adapters_that_left_ask_for_no_strength():
+    model = tiny_transformer()
+    bank, stack = AdapterBank(), AdapterStack(model)
+    for seed in range(3):
+        bank.add(random_factors(model, seed=seed))
+    stack.update(bank.snapshot)
+    for place in (0, 1, 2):
+        bank.remove(place)
+    stack.update(bank.snapshot)
+    assert stack.rows(torch.ones(2, 1)).strengths.tolist() == [[1.0] * COLUMNS_STEP] * 2
+
+
 def test_a_rings_warm_up_compiles_the_one_form_that_it_meets_with_the_adapters_there_are():
     bank, heard = AdapterBank(), []
     model = tiny_transformer()
