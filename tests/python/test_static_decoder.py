@@ -26,6 +26,7 @@ from engine_server.model.forms import Form, forms_of_ring, size_class
 from engine_server.model.lora import AdapterBank
 from engine_server.model.static_decoder import StaticDecoder
 from engine_server.serve.warm_up import forms_of_tracks, warm_up
+from engine_server.session import Session
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.render import render
@@ -230,6 +231,17 @@ def test_a_rings_warm_up_compiles_the_one_form_that_it_meets_with_the_adapters_t
     assert [ready.form for ready in heard] == [EXACT, ADAPTED]
     run(decoder, draw(model, 4, 40), torch.ones(4, 1))
     assert traced.programs == 2
+
+
+def test_a_session_compiles_when_a_stream_begins_and_not_while_it_plays(tiny_folder):
+    with Session(str(tiny_folder)) as session:
+        checkpoint, traced = session.checkpoint, Traced()
+        decoder = StaticDecoder(checkpoint.transformer, checkpoint.adapters, run=traced)
+        session.checkpoint = replace(checkpoint, decoder=decoder)
+        session.generate(conditioning=session.encode_text(tags="strings"), duration=1.0, steps=2)
+        (form,) = decoder.forms
+        assert (form.rows, form.frames, form.is_filled) == (4, 26, False)
+        assert traced.programs == 1
 
 
 def test_a_warm_up_that_cannot_compile_says_so():
