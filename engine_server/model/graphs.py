@@ -111,7 +111,7 @@ class GraphedVelocity:
         return self._recordings[form](inputs)
 
     def _recorded(self, model: Any, inputs: Sequence[Tensor | None], adapters: StackedAdapters | None) -> _Recording:
-        buffers = [None if part is None else part.clone() for part in inputs]
+        buffers: list[Any] = [None if part is None else part.clone() for part in inputs]
         frames, t, embedding, modulation, bias, keys, values, strengths, *tables = buffers
         beside = None if adapters is None else adapters._replace(strengths=strengths)
 
