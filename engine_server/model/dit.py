@@ -51,7 +51,8 @@ def velocity(
     `DitForward.encode`. A function of tensors alone, so that it can be compiled whole.
     """
     embedding, modulation = embed_time(model.time_embed, t, adapters)
-    embedding, modulation = embedding + second_time[0], modulation + second_time[1]
+    # The time's Linears may compute in a wider type than the blocks, whose hidden states must not become wider by it.
+    embedding, modulation = embedding + second_time[0], (modulation + second_time[1]).to(frames.dtype)
     bias, keys, values = condition
     hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
     if hidden.shape[0] > 1:  # one row keeps diffusers' layout, in which matrix products of few tokens round differently
