@@ -18,7 +18,7 @@ from engine_server.model.lora import linear_shapes
 from trt_engines.decoder_module import ExportableDecoder
 from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.onnx_check import compare
-from trt_engines.onnx_files import check_names, initializers
+from trt_engines.onnx_files import check_names, initializers, read_model
 from trt_engines.recipe_linears import with_recipe
 from trt_engines.recipes import RECIPES, Recipe
 
@@ -121,6 +121,14 @@ def test_in_a_float32_trunk_an_exported_recipe_is_torchs_in_onnxruntime(model, c
     cases = [case, inputs(model, 1, MAX_FRAMES, 7, seed=2)]
     error = compare(path, emulated(model, recipe, largest), cases)["velocity"].relative
     assert error < ORDER[name]
+
+
+def test_what_several_linears_read_is_quantised_once(model, largest, tmp_path):
+    """Queries, keys and values of a block; gate and up; the condition's keys and values of all blocks."""
+    path = tmp_path / "decoder.onnx"
+    export_decoder(model, path, recipe=RECIPES["fp8"], largest_inputs=largest, max_frames=MAX_FRAMES)
+    nodes = read_model(path).graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) == 6 * len(model.layers) + 1
 
 
 @pytest.mark.parametrize("name", ["mixed", "fp8"])
