@@ -19,6 +19,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine_server.diffusion.upload import upload
 from engine_server.model.dit_block import (
     Adapters,
     Branch,
@@ -172,8 +173,9 @@ def shape_tables(model: Any, tokens: int, like: Tensor) -> Tables:
     if tokens - 1 > window:
         index = torch.arange(tokens)
         far = (index[:, None] - index[None, :]).abs() > window
-        band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min).to(like)
-    return Tables(cos.to(like.device), sin.to(like.device), band)
+        band = torch.zeros(1, 1, tokens, tokens).masked_fill_(far, torch.finfo(like.dtype).min).to(like.dtype)
+    cos, sin = (upload(table, like.device) for table in (cos, sin))
+    return Tables(cos, sin, None if band is None else upload(band, like.device))
 
 
 def rotary_tables(model: Any, tokens: int) -> tuple[Tensor, Tensor]:
