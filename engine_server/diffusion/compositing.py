@@ -199,10 +199,10 @@ class ConditionBank:
 
     def _grow(self, extra: int) -> None:
         rows = len(self._slot) + extra
-        self._states, self._mask = _grown(self._states, rows), _grown(self._mask, rows)
-        self._weight = _grown(self._weight, rows)
-        if self._encoded is not None:
-            self._encoded = tuple(_grown(tensor, rows) for tensor in self._encoded)
+        # All of it or nothing: memory may run out in between.
+        states, mask, weight = (_grown(tensor, rows) for tensor in (self._states, self._mask, self._weight))
+        encoded = None if self._encoded is None else tuple(_grown(tensor, rows) for tensor in self._encoded)
+        self._states, self._mask, self._weight, self._encoded = states, mask, weight, encoded
         self._slot = np.concatenate([self._slot, np.full(extra, -1, dtype=np.int64)])
         self._order = np.pad(self._order, (0, extra))
         self._negative = np.pad(self._negative, (0, extra))

@@ -182,8 +182,8 @@ class AdapterRows:
 
     def take(self, strengths: Sequence[Tensor | None]) -> None:
         """These are the strengths now."""
+        self.table = self.stack(strengths)  # first: if it finds no memory, the old ones hold
         self._strengths = list(strengths)
-        self.table = self.stack(strengths)
 
     def resize(self, depth: int) -> None:
         """Room for another number of slots."""

@@ -10,10 +10,11 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from stand_ins import Nonlinear, alone, request, ring_shape
+from stand_ins import Nonlinear, alone, prompt, request, ring_shape
 from test_cli import demon, tone
 from track_rig import FRAME, audio_of, feed_clip, finish, loop_track, music, stream
 
+from engine_server.diffusion import compositing, rows, slots
 from engine_server.diffusion.ring import Ring
 from engine_server.model.dit import DitForward
 from engine_server.serve.warm_up import warm_up
@@ -69,6 +70,57 @@ def test_a_ring_is_as_it_was(failing):
     assert failures == 1
     assert len(finished) == len(requests)
     assert all(torch.equal(done.latent, alone(done.request)) for done in finished)
+
+
+class Short:
+    """A function that finds no memory once it was called so often."""
+
+    def __init__(self, works, allowed):
+        self._works, self._left = works, allowed
+        self.has_run_out = False
+
+    def __call__(self, *given):
+        if self._left == 0:
+            self.has_run_out = True
+            raise torch.OutOfMemoryError(SAID)
+        self._left -= 1
+        return self._works(*given)
+
+
+@pytest.mark.parametrize("place", [(compositing, "_grown"), (slots, "upload"), (rows, "upload")])
+def test_a_slot_that_finds_no_memory_while_it_is_filled_can_be_filled_again(monkeypatch, place):
+    """Whatever was to be written when memory ran out: neighbours keep their bits, and the same request has its own afterwards."""
+    first = request(0, steps=6)
+    second = request(
+        1,
+        steps=6,
+        conditions=[prompt(1), prompt(2), prompt(3)],
+        negatives=[prompt(4)],
+        guidance=2.0,
+        adapters=torch.tensor([0.4]),
+    )
+    module, name = place
+    works, failures = getattr(module, name), 0
+    for allowed in range(100):
+        ring, short = Ring(Nonlinear(), ring_shape(2)), Short(works, allowed)
+        ring.admit(first)
+        ring.tick()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, short)
+            try:
+                ring.admit(second)
+            except torch.OutOfMemoryError:
+                failures += 1
+        if not short.has_run_out:
+            break
+        ring.tick()
+        ring.admit(second)
+        finished = []
+        while ring.busy:
+            finished += ring.tick()
+        assert [done.request_id for done in finished] == [0, 1]
+        assert all(torch.equal(done.latent, alone(done.request)) for done in finished)
+    assert failures > 0
 
 
 def begin(engine, track, epoch):
