@@ -24,7 +24,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from engine_server.command_options import Backend, Depth, Device, LogFormat, Loras, Metrics, Model
-from engine_server.device_name import AUTO, check_device, leaves_choice
+from engine_server.device_name import AUTO, leaves_choice, wanted_device
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -126,7 +126,7 @@ def serve(
     from engine_server.serve.security import check_bind
     from engine_server.status.metrics import own_metrics
 
-    check_device(device)  # before anything heavy is loaded
+    wanted_device(device)  # before anything heavy is loaded
     check_bind(endpoint, KeyStore())
     configure_logging(logging.INFO if verbose else logging.WARNING, log_format)
     raise_handle_limit()
@@ -193,7 +193,7 @@ def render(
     """Bounce a file, with the same bits as through the plugin."""
     from engine_server.bounce import Job, run_bounce
 
-    check_device(device)
+    wanted_device(device)
     job = Job(
         source=source,
         lanes=tuple(lane or ()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine_server.device_name import AUTO, check_device
+from engine_server.device_name import AUTO, wanted_device
 from shared_protocol.errors import DemonError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -35,10 +35,10 @@ class Placement:
 def placement(device: str | None, dtype: str | None) -> Placement:
     """The placement for a device and a type by name; None chooses.
 
-    device: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto` (also None): a GPU where there is one. dtype: see `DTYPES`; None is
-    bfloat16 on CUDA and float32 on the CPU. Raises DemonError: `E_DEVICE`, `E_DTYPE`.
+    device: `cpu`, `cuda` (the first GPU), `cuda:N`, or `auto` (also None): what `DEMON_DEVICE` says, else a GPU if there is one.
+    dtype: see `DTYPES`; None is bfloat16 on CUDA and float32 on the CPU. Raises DemonError: `E_DEVICE`, `E_DTYPE`.
     """
-    name = check_device(device or AUTO)
+    name = wanted_device(device or AUTO)
     if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cpu":

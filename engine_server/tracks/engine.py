@@ -33,6 +33,8 @@ DEFAULT_DEPTH = DEFAULT_BATCH
 WORK_AT_ONCE = 4
 """Clips that are encoded and decoded a bit, and references that are encoded a bit, per step: no more make all others wait."""
 STEP_SMOOTHING = 0.2
+BACKEND_BYTES = 64
+"""What `welcome` takes: some GPUs have longer names."""
 
 
 class AnyTrack(Protocol):
@@ -125,7 +127,8 @@ class Engine:
     @property
     def backend(self) -> str:
         """What computes, in words; part of every receipt. For a GPU its name, for the CPU the number of threads."""
-        return f"{self.checkpoint.backend}, {self.checkpoint.placement.processor}"
+        text = f"{self.checkpoint.backend}, {self.checkpoint.placement.processor}"
+        return text.encode()[:BACKEND_BYTES].decode(errors="ignore").rstrip()
 
     @property
     def step_s(self) -> float:

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from engine_server.model import dit, dit_block, fourier
 
-NAME = "Simulated GPU"
+NAME = "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"
+"""Longer than a `welcome` has room for."""
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
 READS = (

@@ -356,10 +356,31 @@ def test_the_timbre_token_follows_the_width_unless_the_settings_say_otherwise(ti
     ],
 )
 def test_placement_follows_the_machine_unless_told(monkeypatch, cuda, device, dtype, expected):
+    monkeypatch.delenv("DEMON_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     chosen = placement(device, dtype)
     assert (str(chosen.device), chosen.dtype) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "device", "expected"),
+    [
+        ("cpu", None, "cpu"),
+        ("cpu", "auto", "cpu"),
+        ("cpu", "cuda", "cuda:0"),
+        ("cuda:1", "auto", "cuda:1"),
+        ("", None, "cuda:0"),
+    ],
+)
+def test_the_environment_may_say_what_auto_means(monkeypatch, variable, device, expected):
+    monkeypatch.setenv("DEMON_DEVICE", variable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(placement(device, None).device) == expected
+    monkeypatch.setenv("DEMON_DEVICE", "tpu")
+    with pytest.raises(DemonError, match="E_DEVICE: DEMON_DEVICE is 'tpu'"):
+        placement("auto", None)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from engine_server.tracks.references import reference_hash
 from engine_server.tracks.render import render
 from engine_server.tracks.render_clip import render_clip
 from engine_server.types import Audio, NoiseMask
+from shared_protocol import messages
 from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import make_config
 
@@ -292,9 +293,17 @@ def test_rows_are_looked_at_where_they_are_computed(bench):
     assert bench.gpu.waits
 
 
+def test_a_gpu_is_named_to_clients_and_in_receipts(monkeypatch, tiny_folder):
+    with simulated_gpu(monkeypatch):
+        for backend in ("eager", "compile"):
+            named = Engine(load_checkpoint(str(tiny_folder), device="cuda", backend=backend)).backend
+            assert named.startswith(f"{backend} cuda bfloat16, NVIDIA RTX PRO 6000 Blackwell")
+            messages._check_text("backend", named, 1, 64)
+
+
 def test_a_gpus_own_type_is_bfloat16(monkeypatch, tiny_folder):
     with simulated_gpu(monkeypatch):
-        engine = Engine(load_checkpoint(str(tiny_folder)))
+        engine = Engine(load_checkpoint(str(tiny_folder), device="cuda"))
         assert engine.checkpoint.placement.device == GPU
         table = build_table({"denoise": 0.6, "guidance": 1.5}, FRAMES)
         heard = render(engine, music(FRAMES), RATE, table, make_config("strings", 7))

@@ -71,6 +71,7 @@ def test_doctor_looks_at_the_device_that_is_named(loads):
 
 def test_engines_behind_a_gateway_are_told(monkeypatch):
     calls = []
+    monkeypatch.delenv("DEMON_DEVICE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     monkeypatch.setattr(serve_engines_module, "serve_engines", lambda *given, **named: calls.append((given, named)))
     for device, gpus in {"auto": ["4", "5"], "cuda": ["4", "5"], "cuda:1": [], "cpu": []}.items():
