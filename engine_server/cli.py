@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from engine_server.command_options import Depth, LogFormat, Loras, Metrics, Model
+from engine_server.command_options import Backend, Depth, Device, LogFormat, Loras, Metrics, Model
+from engine_server.device_name import AUTO, leaves_choice, wanted_device
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from engine_server.tracks.engine import Engine
 
 console = Console(stderr=True)
+log = logging.getLogger("demon.engine")
 
 FILE_COLUMNS = 170
 """Width of tables where no terminal says how wide it is."""
@@ -97,6 +99,8 @@ def serve(
         str, typer.Option(help="Address to listen on. Beyond loopback it needs keys: see `demon keys`.")
     ] = DEFAULT_ENDPOINT,
     depth: Depth = 4,
+    device: Device = AUTO,
+    backend: Backend = "auto",
     loras: Loras = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every track's comings and goings.")] = False,
     log_format: LogFormat = "text",
@@ -122,19 +126,22 @@ def serve(
     from engine_server.serve.security import check_bind
     from engine_server.status.metrics import own_metrics
 
-    check_bind(endpoint, KeyStore())  # before anything heavy is loaded
+    wanted_device(device)  # before anything heavy is loaded
+    check_bind(endpoint, KeyStore())
     configure_logging(logging.INFO if verbose else logging.WARNING, log_format)
     raise_handle_limit()
     with own_metrics(metrics) as on_serving:
         if until_stdin_closes:
             threading.Thread(target=terminate_after_stdin, daemon=True).start()
         if engines > 1:
+            from engine_server.serve.gpus import visible_gpus
             from engine_server.serve.serve_engines import serve_engines
 
-            options = ["--model", model, "--depth", str(depth)]
+            options = ["--model", model, "--depth", str(depth), "--device", device, "--backend", backend]
             options += [word for folder in loras or [] for word in ("--loras", str(folder))]
             options += ["--log-format", log_format, *(["--verbose"] if verbose else [])]
-            serve_engines(endpoint, engines, options, on_serving=on_serving)
+            gpus = visible_gpus() if leaves_choice(device) else []
+            serve_engines(endpoint, engines, options, gpus=gpus, on_serving=on_serving)
             return
         report_progress(5, "loading the libraries")
         from engine_server.serve.serve_engine import serve_engine
@@ -143,7 +150,7 @@ def serve(
         report_progress(80, f"loading {model}")
 
         def load() -> Engine:
-            engine = load_engine(model, depth, loras or [])
+            engine = load_engine(model, depth, loras or [], device=device, backend=backend)
             report_progress(90, "warming up")
             warm_up(engine)
             return engine
@@ -180,10 +187,13 @@ def render(
     ] = 1,
     model: Model = "embedded",
     depth: Depth = 4,
+    device: Device = AUTO,
+    backend: Backend = "auto",
 ) -> None:
     """Bounce a file, with the same bits as through the plugin."""
     from engine_server.bounce import Job, run_bounce
 
+    wanted_device(device)
     job = Job(
         source=source,
         lanes=tuple(lane or ()),
@@ -200,7 +210,7 @@ def render(
         is_loop=loop,
         feedback_rounds=rounds,
     )
-    run_bounce(job, out, lambda: load_engine(model, depth, loras or []), console)
+    run_bounce(job, out, lambda: load_engine(model, depth, loras or [], device=device, backend=backend), console)
 
 
 @app.command(name="eval")
@@ -264,8 +274,10 @@ def terminate_after_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
-    """Import torch, load the checkpoint and make the engine, saying so meanwhile."""
+def load_engine(
+    model: str, depth: int, loras: Sequence[Path] = (), *, device: str = AUTO, backend: str = "auto"
+) -> Engine:
+    """Import torch, load the checkpoint and make the engine, saying so meanwhile. device, backend: as for `load_checkpoint`."""
     with console.status(f"loading {model}"):
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
@@ -280,7 +292,9 @@ def load_engine(model: str, depth: int, loras: Sequence[Path] = ()) -> Engine:
         for folder in loras:
             if not folder.is_dir():
                 raise DemonError("E_LORA_FILE", f"there is no folder {folder}")
-        engine = Engine(load_checkpoint(model, device="cpu"), depth=depth, loras=[user_folder(), *loras])
+        checkpoint = load_checkpoint(model, device=device, backend=backend)
+        log.info("%s computes on %s (%s)", checkpoint.name, checkpoint.placement.device, checkpoint.placement.processor)
+        engine = Engine(checkpoint, depth=depth, loras=[user_folder(), *loras])
         ctrl_c.check()
         return engine
 
@@ -308,6 +322,7 @@ def status(
 def doctor(
     model: Model = "embedded",
     endpoint: Annotated[str, typer.Option(help="Where the engine would listen.")] = DEFAULT_ENDPOINT,
+    device: Device = AUTO,
     loras: Loras = None,
     quick: Annotated[bool, typer.Option("--quick", help="Load neither checkpoint nor libraries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -315,7 +330,8 @@ def doctor(
     """Check this machine and say what to do. Ends with status 1 if anything fails."""
     from engine_server.doctor.report import all_checks, examine
 
-    if not examine(all_checks(model, endpoint, loras=loras or (), quick=quick), as_json=as_json):
+    checks = all_checks(model, endpoint, device=device, loras=loras or (), quick=quick)
+    if not examine(checks, as_json=as_json):
         raise typer.Exit(EXIT_ERROR)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,13 @@ Model = Annotated[
     typer.Option(
         help="'embedded', a checkpoint folder (diffusers or original ACE-Step layout), or owner/name on the hub."
     ),
+]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: a GPU if there is one.")
+]
+Backend = Annotated[
+    Literal["auto", "eager", "compile"],
+    typer.Option(help="What runs the decoder; compile takes tens of seconds at every new length, and is faster then."),
 ]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
 Metrics = Annotated[

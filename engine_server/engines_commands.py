@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`demon engines`: TensorRT engines of a checkpoint, for GPUs that are named: they are built without one."""
+"""`demon engines`: TensorRT engines of a checkpoint, built without the GPUs that they are for, and how exact they are."""
 
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from trt_engines.metadata import Machine
 
 engines_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+Music = Annotated[list[Path], typer.Argument(help="Audio files; of each the first 30 s.", exists=True, dir_okay=False)]
 FILE_COLUMNS = 170
 """Width of tables where no terminal says how wide it is."""
 
 
 @engines_app.callback()
 def engines() -> None:
-    """TensorRT engines: which there are, and build them."""
+    """TensorRT engines: build them, and how exact they are."""
 
 
 @engines_app.command()
@@ -46,8 +48,9 @@ def build(
     decoder_only: Annotated[bool, typer.Option("--decoder-only", help="No engines of the codec.")] = False,
     vae_only: Annotated[bool, typer.Option("--vae-only", help="No engines of the decoder.")] = False,
     precision: Annotated[
-        Literal["bf16", "fp16", "fp32"], typer.Option(help="Of the decoder's arithmetic and weights.")
-    ] = "bf16",
+        Literal["mixed", "bf16", "fp16", "fp32", "fp8"],
+        typer.Option(help="Of the decoder's arithmetic and weights; `demon engines precision` compares them."),
+    ] = "mixed",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     force_rebuild: Annotated[bool, typer.Option("--force-rebuild", help="Also what is up to date.")] = False,
     force_onnx: Annotated[bool, typer.Option("--force-onnx", help="Export graphs anew.")] = False,
@@ -102,6 +105,59 @@ def build(
                 tell=lambda text: status.update(text),
             )
         console.print(f"{kind.name}: {note.engine_bytes / 1e6:.0f} MB in {note.seconds:.0f} s, {folder.engine(kind)}")
+
+
+@engines_app.command()
+def calibrate(
+    music: Music,
+    checkpoint: Model = "embedded",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: where `demon engines build --precision fp8` looks.")
+    ] = None,
+) -> None:
+    """Make music, and note how large the inputs of the decoder's Linears become: what fp8 is scaled by."""
+    from engine_server.session import Session
+    from trt_engines.calibrate import calibrate as calibrated
+    from trt_engines.calibration import write_calibration
+    from trt_engines.engine_folder import EngineFolder, engines_root
+
+    with Session(checkpoint, dtype="float32") as session, _console().status(f"calibrating {checkpoint}"):
+        calibration = calibrated(session, checkpoint, music)
+    path = out or EngineFolder(engines_root(), checkpoint, calibration.checkpoint_hash).own_calibration
+    write_calibration(path, calibration)
+    _console().print(f"{path}: {len(calibration.largest_inputs)} Linears", soft_wrap=True)
+
+
+@engines_app.command()
+def precision(music: Music, checkpoint: Model = "embedded") -> None:
+    """How far each precision is from eager in float32. Computed by torch on the CPU: neither TensorRT nor a GPU is needed."""
+    from engine_server.session import Session
+    from trt_engines.calibrate import source
+    from trt_engines.engine_folder import EngineFolder, engines_root
+    from trt_engines.recipe_error import Reference
+    from trt_engines.recipes import RECIPES
+
+    console = _console()
+    table = Table("precision", "weights", "velocity", "at the worst level", "latents", "recipe")
+    with Session(checkpoint, dtype="float32", device="cpu") as session, console.status("") as status:
+        folder = EngineFolder(engines_root(), checkpoint, session.checkpoint.content_hash)
+        status.update("float32, eager")
+        reference = Reference(session, [source(session, path) for path in music])
+        for recipe in RECIPES.values():
+            status.update(recipe.name)
+            try:
+                error = reference.error(recipe, folder.largest_inputs(session.checkpoint.transformer, recipe))
+            except DemonError as fault:
+                console.print(escape(f"{recipe.name} is left out. {fault}"), soft_wrap=True)
+                continue
+            parts = (error.velocity, error.worst_velocity, error.latents)
+            size = f"{error.weight_bytes / 1e6:.1f} MB"
+            table.add_row(recipe.name, size, *(f"{100 * part:.3g} %" for part in parts), str(recipe))
+    console.print(table)
+    console.print(
+        f"Relative root mean square errors. Velocities are of every step of {reference.generations} generations from noise, "
+        f"{session.checkpoint.settings.steps} steps each, latents their results."
+    )
 
 
 def _machine(gpus: list[str]) -> Machine:

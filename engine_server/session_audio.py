@@ -52,7 +52,7 @@ class SessionAudio:
     def encode_audio(self, audio: Audio, *, seed: int | None = None) -> Latent:
         """Latents of audio: the posterior's mean, or with a seed a sample of it."""
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return Latent(encode_full(self._codec, self._at_model_rate(audio).waveform, generator=generator))
+        return Latent(self._encoded(self._at_model_rate(audio).waveform, generator))
 
     def extract_hints(self, latent: Latent) -> Latent:
         """The structure of latents, as the decoder takes it: what the 5 Hz codes say, or the latents themselves."""
@@ -87,7 +87,7 @@ class SessionAudio:
         """A clip as a timbre reference: three pieces of 10 s of it, as the model was trained with."""
         waveform = self._at_model_rate(audio).waveform
         heard = waveform[:, timbre_indices(waveform.shape[1], self.sample_rate)]
-        return TimbreReference(encode_full(self._codec, heard), strength)
+        return TimbreReference(self._encoded(heard), strength)
 
     def audio_info(self, audio: Audio) -> AudioInfo:
         """Tempo, key and length, estimated as `engine_server.audio_info` does; all of them may be told to `encode_text`."""
@@ -145,6 +145,9 @@ class SessionAudio:
         # Through samples, because the product of seconds and 25 may miss a whole frame by its last bit.
         first, stop = (round(seconds * self.sample_rate) for seconds in (start_s, stop_s))
         return frame_of_sample(first, self.sample_rate), frames_to_cover(stop, self.sample_rate)
+
+    def _encoded(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return encode_full(self._codec, waveform, generator=generator, device=self.checkpoint.placement.device)
 
     def _audio(self, waveform: torch.Tensor, first_frame: int) -> Audio:
         return Audio(waveform.cpu(), self.sample_rate, first_frame * self._codec.hop)

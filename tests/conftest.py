@@ -9,6 +9,9 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
+# Not on a GPU, also where there is one: what is tested there names it.
+os.environ.setdefault("DEMON_DEVICE", "cpu")
+
 import sys
 import tempfile
 from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from shared_protocol.errors import DemonError
 from trt_engines.build_engine import build_engine
 from trt_engines.build_report import Built, Status, append, now
 from trt_engines.engine_folder import ENGINE, EngineFolder, file_hash
-from trt_engines.engine_kinds import EngineKind, Precision
-from trt_engines.export_decoder import export_decoder, refit_weights
+from trt_engines.engine_kinds import EngineKind
+from trt_engines.export_decoder import export_decoder, in_words, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
-from trt_engines.metadata import SCHEMA, Machine, Metadata, differences, read_metadata, sizes_of
-from trt_engines.onnx_files import check_names, initializers, model_hash
+from trt_engines.metadata import SCHEMA, Machine, Metadata, read_metadata, sizes_of
+from trt_engines.onnx_files import RECIPE, check_names, initializers, model_hash, properties
+from trt_engines.recipe_linears import NOTHING
+from trt_engines.recipes import RECIPES, Recipe
 
-DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FIRST_FP8 = 89
+"""The compute capability, times ten, of the first GPUs with FP8: Ada."""
 Tell = Callable[[str], None]
 
 
@@ -38,7 +41,13 @@ class Needed:
 def needed(
     folder: EngineFolder, kinds: Sequence[EngineKind], machine: Machine, *, is_forced: bool = False
 ) -> list[Needed]:
-    """Which of the engines have to be built, and why."""
+    """Which of the engines have to be built, and why.
+
+    Raises DemonError: `E_CALIBRATION` if one needs a calibration that is not there, `E_FIELD` for FP8 on a GPU that has none.
+    """
+    for kind in kinds:
+        _check_gpus(kind, machine)
+        folder.calibration_hash(kind)
     return [Needed(kind, "asked for" if is_forced else _reason(folder, kind, machine)) for kind in kinds]
 
 
@@ -65,7 +74,7 @@ def build(
 ) -> Metadata:
     """Export if there is no graph yet, build, and put the engine in its place. An interrupted one leaves what was there.
 
-    Raises DemonError: see `export_decoder`, `export_vae_encoder` and `build_engine`.
+    Raises DemonError: see `EngineFolder.largest_inputs`, `export_decoder`, `export_vae_encoder` and `build_engine`.
     """
     began, size = time.monotonic(), 0
     status: Status = "failed"
@@ -83,6 +92,8 @@ def build(
                 name=kind.name,
                 precision=kind.precision,
                 is_refittable=kind.is_refittable,
+                recipe=str(RECIPES[kind.precision]),
+                calibration_hash=folder.calibration_hash(kind),
                 machine=machine,
                 checkpoint=folder.checkpoint,
                 checkpoint_hash=folder.checkpoint_hash,
@@ -118,7 +129,7 @@ def _reason(folder: EngineFolder, kind: EngineKind, machine: Machine) -> str:
         return (
             f"built for {built.machine.compute_capability} by {built.machine.library} {built.machine.library_version}"
         )
-    return "; ".join(differences(built, kind, machine=machine, checkpoint_hash=folder.checkpoint_hash))
+    return "; ".join(folder.differences(built, kind, machine))
 
 
 def _exported(
@@ -126,16 +137,36 @@ def _exported(
 ) -> Path:
     """The graph of a component in a precision, which engines of several lengths share."""
     path = folder.onnx / f"{kind.component}_{kind.precision}.onnx"
-    if path.is_file() and not exports_anew:
+    recipe = RECIPES[kind.precision]
+    is_decoder = kind.component == "decoder"
+    largest = folder.largest_inputs(checkpoint.transformer, recipe) if is_decoder else NOTHING
+    if path.is_file() and not exports_anew and (not is_decoder or _is_made_by(path, recipe, largest)):
         return path
     tell(f"{kind.name}: exporting {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    dtype = DTYPES[kind.precision]
-    if kind.component == "decoder":
-        export_decoder(checkpoint.transformer, path, dtype=dtype)
-        check_names(initializers(path), refit_weights(checkpoint.transformer), where=path.name)
+    if is_decoder:
+        export_decoder(checkpoint.transformer, path, recipe=recipe, largest_inputs=largest)
+        check_names(initializers(path), refit_weights(checkpoint.transformer, recipe), where=path.name)
     else:
         assert isinstance(checkpoint.codec, OobleckCodec)
         export = export_vae_encoder if kind.component == "vae_encode" else export_vae_decoder
-        export(checkpoint.codec.vae, path, dtype=dtype)
+        export(checkpoint.codec.vae, path, dtype=torch.float16)
     return path
+
+
+def _is_made_by(path: Path, recipe: Recipe, largest_inputs: Mapping[str, float]) -> bool:
+    """Whether exporting again would give the same graph. What cannot be read is exported again."""
+    try:
+        return properties(path).get(RECIPE) == in_words(recipe, largest_inputs)
+    except DemonError:
+        return False
+
+
+def _check_gpus(kind: EngineKind, machine: Machine) -> None:
+    if kind.precision == "fp8":
+        for name in machine.compute_capability.split(","):
+            number = name.removeprefix("SM")
+            if number.isdigit() and int(number) < FIRST_FP8:
+                raise DemonError(
+                    "E_FIELD", f"{name} has no FP8: that begins with SM{FIRST_FP8}; build for it with --precision mixed"
+                )

@@ -4,12 +4,12 @@
 It runs the engine's own `velocity`, so that what is exported is what eager computes. Three things differ from a call of
 `DitForward`. The rotary tables are slices of one table for the greatest length, because a GPU's fast sine of some thousand
 radians would be another table. What the second timestep adds is a constant. And the patch convolutions are matrix products
-(`patches.py`).
+(`patches.py`). Which part computes in which type, a recipe says (`recipes.py`).
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from engine_server.model.dit import rotary_tables, velocity
 from engine_server.model.dit_block import Tables, cross_keys_and_values, embed_time
 from trt_engines.patches import PatchIn, PatchOut
+from trt_engines.recipe_linears import NOTHING, with_recipe
+from trt_engines.recipes import DTYPES, Recipe
 
 SECOND_TIME = ("second_time_embedding", "second_time_modulation")
 """Constants `[1, H]` and `[1, 6, H]` in the place of the weights of `time_embed_r`: what `embed_time` makes of them at 0.
@@ -41,20 +43,21 @@ class ExportableDecoder(nn.Module):
     rotary_sin: Tensor
     positions: Tensor
 
-    def __init__(self, transformer: Any, *, dtype: torch.dtype, max_frames: int) -> None:
-        """transformer: never changed; shared if it has `dtype`, else copied. max_frames: the greatest T."""
+    def __init__(
+        self, transformer: Any, *, recipe: Recipe, max_frames: int, largest_inputs: Mapping[str, float] = NOTHING
+    ) -> None:
+        """transformer, recipe, largest_inputs: see `with_recipe`. max_frames: the greatest T."""
         super().__init__()
-        model = transformer
-        if any(part.dtype != dtype for part in model.parameters()):
-            model = nn.Module.to(copy.deepcopy(model), dtype)  # diffusers' own `to` warns of what does not apply here
-        self._dtype = dtype
+        model = with_recipe(transformer, recipe, largest_inputs)
+        self._dtype = DTYPES[recipe.trunk]
         self._patch = int(model.patch_size)
         self._window = int(model.config.sliding_window)
         for name in SHARED:
             self.add_module(name, getattr(model, name))
         self.scale_shift_table = model.scale_shift_table
-        self.proj_in_conv = PatchIn(model.proj_in_conv)
-        self.proj_out_conv = PatchOut(model.proj_out_conv)
+        ends = {name: DTYPES[recipe.arithmetic(name)] for name in ("proj_in_conv", "proj_out_conv")}
+        self.proj_in_conv = PatchIn(model.proj_in_conv, ends["proj_in_conv"])
+        self.proj_out_conv = PatchOut(model.proj_out_conv, ends["proj_out_conv"])
         tokens = max_frames // self._patch
         with torch.no_grad():
             second_time = embed_time(model.time_embed_r, torch.zeros(1), None)
@@ -73,7 +76,7 @@ class ExportableDecoder(nn.Module):
         encoder_mask: Tensor,
         context_latents: Tensor,
     ) -> Tensor:
-        """Velocity `[B, T, D]` float32, with the arithmetic in the module's dtype.
+        """Velocity `[B, T, D]` float32, with the arithmetic of the recipe.
 
         hidden_states: noisy latents `[B, T, D]` float32, T a multiple of the patch size; timestep: noise levels `[B]` float32
         in [0, 1]; encoder_hidden_states: conditions `[B, L, E]` float32; encoder_mask: `[B, L]` bool, True for real tokens;

@@ -2,6 +2,7 @@
 """Where engines lie: a folder for each under the user's data, which appears whole or not at all.
 
 ```
+engines/<checkpoint hash>/calibration.json
 engines/<checkpoint hash>/_onnx/decoder_mixed.onnx
 engines/<checkpoint hash>/decoder_mixed_refit_b8_60s/engine.plan, metadata.json
 ```
@@ -14,18 +15,23 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from engine_server.folders import data_folder
+from engine_server.model.checkpoint import EMBEDDED
 from shared_protocol.errors import DemonError
+from trt_engines.calibration import SHIPPED, no_calibration, read_calibration
 from trt_engines.engine_kinds import DURATIONS_S, EngineKind
 from trt_engines.metadata import Machine, Metadata, differences, read_metadata, write_metadata
+from trt_engines.recipe_linears import NOTHING, quantized_linears
+from trt_engines.recipes import RECIPES, Recipe
 
-ENGINE, METADATA, ONNX = "engine.plan", "metadata.json", "_onnx"
+ENGINE, METADATA, ONNX, CALIBRATION = "engine.plan", "metadata.json", "_onnx", "calibration.json"
 HASH_DIGITS = 12
 UNFINISHED = ".building-"
 BLOCK_BYTES = 1 << 20
@@ -62,16 +68,47 @@ class EngineFolder:
         """Whether one was built to the end, for whatever machine."""
         return self.note(kind).is_file()
 
+    @property
+    def own_calibration(self) -> Path:
+        """The user's, if there is one."""
+        return self.path / CALIBRATION
+
+    @property
+    def calibration(self) -> Path:
+        """The user's, or else the one that comes with the embedded checkpoint."""
+        own = self.own_calibration
+        return SHIPPED if self.checkpoint == EMBEDDED and not own.is_file() else own
+
+    def calibration_hash(self, kind: EngineKind) -> str | None:
+        """Of the calibration's file, None for an engine that needs none.
+
+        Raises DemonError `E_CALIBRATION` if there is none, with the command that makes one.
+        """
+        if kind.component != "decoder" or not RECIPES[kind.precision].needs_calibration:
+            return None
+        if not self.calibration.is_file():
+            raise no_calibration(self.calibration, self.checkpoint)
+        return file_hash(self.calibration)
+
+    def largest_inputs(self, transformer: Any, recipe: Recipe) -> Mapping[str, float]:
+        """What a recipe needs to know of a transformer's activations. Raises DemonError as `read_calibration`."""
+        if not recipe.needs_calibration:
+            return NOTHING
+        linears = quantized_linears(transformer, recipe)
+        return read_calibration(
+            self.calibration, checkpoint=self.checkpoint, checkpoint_hash=self.checkpoint_hash, linears=linears
+        ).largest_inputs
+
     def check(self, kind: EngineKind, machine: Machine) -> Metadata:
         """The note of an engine that may be loaded here.
 
         Raises DemonError: `E_ENGINE_NOT_BUILT`, `E_ENGINE_FILE` for one that is damaged, `E_ENGINE_STALE` for one of another
-        machine, checkpoint or shape; each with the command that builds it.
+        machine, checkpoint, calibration or shape, each with the command that builds it; `E_CALIBRATION` as `calibration_hash`.
         """
         if not self.has(kind):
             raise DemonError("E_ENGINE_NOT_BUILT", f"there is no {kind.name} yet; run: {self.command(kind)}")
         built = read_metadata(self.note(kind))
-        if why := differences(built, kind, machine=machine, checkpoint_hash=self.checkpoint_hash):
+        if why := self.differences(built, kind, machine):
             raise DemonError("E_ENGINE_STALE", f"{kind.name}: {'; '.join(why)}. Run: {self.command(kind)}")
         engine = self.engine(kind)
         if (
@@ -83,6 +120,16 @@ class EngineFolder:
                 "E_ENGINE_FILE", f"{engine} is not what was built; run: {self.command(kind)} --force-rebuild"
             )
         return built
+
+    def differences(self, built: Metadata, kind: EngineKind, machine: Machine) -> list[str]:
+        """In words, why a built engine is not one of this kind for a machine; empty if it is. Raises as `calibration_hash`."""
+        return differences(
+            built,
+            kind,
+            machine=machine,
+            checkpoint_hash=self.checkpoint_hash,
+            calibration_hash=self.calibration_hash(kind),
+        )
 
     def command(self, kind: EngineKind) -> str:
         """What builds it."""

@@ -14,8 +14,12 @@ from shared_protocol.timebase import FRAMES_PER_SECOND
 from trt_engines.profiles import Axes, Span, decoder_axes, vae_decoder_axes, vae_encoder_axes
 
 Component = Literal["decoder", "vae_encode", "vae_decode"]
-Precision = Literal["bf16", "fp16", "fp32"]
+Precision = Literal["fp32", "bf16", "fp16", "mixed", "fp8"]
+"""Of a decoder: the name of a recipe, see `recipes.py`. A codec's engine is fp16."""
 
+DEFAULT_PRECISION: Precision = "mixed"
+"""Nearer to float32 than bf16, and hardly larger (docs/measurements.md). Of fp16, the nearest of the small ones on the embedded
+checkpoint, the stream ends at 65504, which other checkpoints may pass."""
 ONE_ROW = Span(1, 1, 1)
 DURATIONS_S = (60, 120, 240)
 SHORTEST_DECODER_FRAMES = 32
@@ -67,7 +71,7 @@ class EngineKind:
 
 
 def decoder_kind(
-    model: ModelShape, duration_s: int, *, precision: Precision = "bf16", is_refittable: bool = False
+    model: ModelShape, duration_s: int, *, precision: Precision = DEFAULT_PRECISION, is_refittable: bool = False
 ) -> EngineKind:
     """The decoder for windows of up to so many seconds: a batch of rows of even length, each with its condition."""
     rows = model.most_rows
@@ -127,7 +131,7 @@ def kinds_to_build(
     durations_s: tuple[int, ...] = (60,),
     has_decoder: bool = True,
     has_vae: bool = True,
-    precision: Precision = "bf16",
+    precision: Precision = DEFAULT_PRECISION,
     is_refittable: bool = False,
 ) -> list[EngineKind]:
     """What a build makes, decoders first; nothing of a codec that has no engines.

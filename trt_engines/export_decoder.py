@@ -13,8 +13,10 @@ import torch
 from engine_server.model.lora import linear_shapes
 from shared_protocol.errors import DemonError
 from trt_engines.decoder_module import SECOND_TIME, ExportableDecoder
-from trt_engines.onnx_files import LIMITS
+from trt_engines.onnx_files import LIMITS, RECIPE
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
+from trt_engines.recipe_linears import NOTHING, quantized_linears
+from trt_engines.recipes import DTYPES, RECIPES, Recipe
 
 INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_mask", "context_latents")
 OUTPUTS = ("velocity",)
@@ -31,22 +33,21 @@ def export_decoder(
     transformer: Any,
     path: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    recipe: Recipe = RECIPES["fp32"],
+    largest_inputs: Mapping[str, float] = NOTHING,
     max_frames: int = MAX_FRAMES,
     opset: int | None = None,
     external_data: bool | None = None,
 ) -> None:
     """Write the decoder's forward to `path`; see `ExportableDecoder.forward` for its inputs and its output.
 
-    Dynamic are B (1 and more), T (even, `max_frames` at most) and L. Inputs and output are float32, the mask bool; `dtype` is
-    what the arithmetic and the weights have: float32, bfloat16 or float16. The transformer is on the CPU and is not changed.
-    opset: see `OPSETS`. external_data: see `save_graph`.
+    Dynamic are B (1 and more), T (even, `max_frames` at most) and L. Inputs and output are float32, the mask bool; the types of
+    arithmetic and weights are the recipe's; largest_inputs: see `with_recipe`. The transformer is on the CPU and is not changed.
+    opset: see `OPSETS`, by default for the trunk. external_data: see `save_graph`.
 
-    Raises DemonError: `E_DTYPE`, `E_FIELD` for an odd or impossible `max_frames`, `E_BACKEND` for a transformer that is not
-    on the CPU, `E_OUTPUT`.
+    Raises DemonError: `E_FIELD` for an odd or impossible `max_frames`, `E_BACKEND` for a transformer that is not on the CPU,
+    `E_OUTPUT`.
     """
-    if dtype not in OPSETS:
-        raise DemonError("E_DTYPE", f"dtype is {dtype}; a decoder is exported in {', '.join(map(str, OPSETS))}")
     patch = int(transformer.patch_size)
     if max_frames % patch or not 2 * patch <= max_frames <= MOST_FRAMES:
         raise DemonError(
@@ -55,7 +56,7 @@ def export_decoder(
         )
     if (device := transformer.scale_shift_table.device).type != "cpu":
         raise DemonError("E_BACKEND", f"the transformer is on {device}; export it from the CPU")
-    module = ExportableDecoder(transformer, dtype=dtype, max_frames=max_frames).eval()
+    module = ExportableDecoder(transformer, recipe=recipe, max_frames=max_frames, largest_inputs=largest_inputs).eval()
     config = transformer.config
     latent = int(config.audio_acoustic_hidden_dim)
     frames = EXAMPLE_PATCHES * patch
@@ -69,19 +70,25 @@ def export_decoder(
     rows, tokens = torch.export.Dim("rows"), torch.export.Dim("tokens")
     length = patch * torch.export.Dim("patches", max=max_frames // patch)
     dynamic = ({0: rows, 1: length}, {0: rows}, {0: rows, 1: tokens}, {0: rows, 1: tokens}, {0: rows, 1: length})
-    model = export_graph(
-        module, example, dynamic, inputs=INPUTS, outputs=OUTPUTS, opset=OPSETS[dtype] if opset is None else opset
-    )
+    opset = OPSETS[DTYPES[recipe.trunk]] if opset is None else opset
+    model = export_graph(module, example, dynamic, inputs=INPUTS, outputs=OUTPUTS, opset=opset)
     limits = {"hidden_states": {1: max_frames}, "context_latents": {1: max_frames}}
     model.metadata_props[LIMITS] = msgspec.json.encode(limits).decode()
+    model.metadata_props[RECIPE] = in_words(recipe, largest_inputs)
     save_graph(model, path, external_data=external_data)
 
 
-def refit_weights(transformer: Any) -> Mapping[str, tuple[int, ...]]:
+def in_words(recipe: Recipe, largest_inputs: Mapping[str, float]) -> str:
+    """What besides the weights decides what a graph holds: another text asks for another export."""
+    return msgspec.json.encode({"recipe": str(recipe), "largest_inputs": dict(largest_inputs)}, order="sorted").decode()
+
+
+def refit_weights(transformer: Any, recipe: Recipe) -> Mapping[str, tuple[int, ...]]:
     """Shapes of everything in an exported decoder that a LoRA may change, by name.
 
     The weight of every Linear, `[out, in]` under its parameter's name, as in `linear_shapes`; in the place of the Linears of
-    `time_embed_r` the two constants of `SECOND_TIME`, which whoever adapts them computes anew.
+    `time_embed_r` the two constants of `SECOND_TIME`, which whoever adapts them computes anew; and beside the weight of a Linear
+    in FP8 its `weight_scale` `[out]`.
     """
     weights: dict[str, tuple[int, ...]] = {
         f"{name}.weight": shape
@@ -89,4 +96,6 @@ def refit_weights(transformer: Any) -> Mapping[str, tuple[int, ...]]:
         if not name.startswith(SECOND_EMBEDDER)
     }
     width = int(transformer.config.hidden_size)
+    for name in quantized_linears(transformer, recipe):
+        weights[f"{name}.weight_scale"] = weights[f"{name}.weight"][:1]
     return weights | dict(zip(SECOND_TIME, ((1, width), (1, 6, width)), strict=True))

@@ -15,8 +15,9 @@ from msgspec import Meta
 from shared_protocol.errors import DemonError
 from trt_engines.engine_kinds import Component, EngineKind, Precision
 from trt_engines.profiles import Axes
+from trt_engines.recipes import RECIPES
 
-SCHEMA = 1
+SCHEMA = 2
 ANY = "any"
 Sizes = dict[str, dict[int, tuple[int, int, int]]]
 """By input and dynamic axis: the least, the best and the greatest."""
@@ -51,6 +52,10 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Precision
     is_refittable: bool
     machine: Machine
+    recipe: str
+    """What its precision stood for."""
+    calibration_hash: Hash | None
+    """Of the calibration's file, if the recipe needs one."""
     checkpoint: str
     checkpoint_hash: Hash
     """Of every file that shapes the sound, so of external weights, too."""
@@ -90,14 +95,18 @@ def read_metadata(path: Path) -> Metadata:
         raise DemonError("E_ENGINE_FILE", f"{path} cannot be read: {error}") from error
 
 
-def differences(built: Metadata, kind: EngineKind, *, machine: Machine, checkpoint_hash: str) -> list[str]:
+def differences(
+    built: Metadata, kind: EngineKind, *, machine: Machine, checkpoint_hash: str, calibration_hash: str | None
+) -> list[str]:
     """In words, why a built engine is not one of this kind for this machine and checkpoint; empty if it is."""
     here = {
         "schema": SCHEMA,
         "component": kind.component,
         "precision": kind.precision,
+        "recipe": str(RECIPES[kind.precision]),
         "is_refittable": kind.is_refittable,
         "checkpoint_hash": checkpoint_hash,
+        "calibration_hash": calibration_hash,
         "inputs": sizes_of(kind.axes),
     }
     pairs = [(name, getattr(built, name), wanted) for name, wanted in here.items() if getattr(built, name) != wanted]
@@ -116,7 +125,9 @@ def _in_words(field: str) -> str:
         "gpu": "built for",
         "compute_capability": "built for compute capability",
         "driver": "built with driver",
+        "recipe": "built by the recipe",
         "checkpoint_hash": "built of the checkpoint",
+        "calibration_hash": "built by the calibration",
         "inputs": "built for sizes",
     }.get(field, f"its {field} is")
 

@@ -19,6 +19,9 @@ SHOWN = 4
 LIMITS = "demon.limits"
 """A model's own property: JSON with the greatest size of an axis, by input and by axis, where there is one."""
 
+RECIPE = "demon.recipe"
+"""A decoder's own property: the recipe and the calibration that it was exported by, as text."""
+
 Limits = Mapping[str, Mapping[int, int]]
 
 
@@ -47,9 +50,14 @@ def initializers(path: Path) -> dict[str, tuple[int, ...]]:
     return {part.name: tuple(part.dims) for part in read_model(path).graph.initializer}
 
 
+def properties(path: Path) -> dict[str, str]:
+    """What a model says of itself. Raises DemonError `E_ONNX`."""
+    return {part.key: part.value for part in read_model(path).metadata_props}
+
+
 def size_limits(path: Path) -> Limits:
     """The greatest sizes that a model was exported for: beyond them it computes nothing. Raises DemonError `E_ONNX`."""
-    said = {part.key: part.value for part in read_model(path).metadata_props}.get(LIMITS, "{}")
+    said = properties(path).get(LIMITS, "{}")
     try:
         return msgspec.json.decode(said, type=dict[str, dict[int, int]])
     except msgspec.DecodeError as error:

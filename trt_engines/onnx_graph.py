@@ -24,6 +24,7 @@ from onnxscript import optimizer, rewriter
 from torch import nn
 
 from shared_protocol.errors import DemonError
+from trt_engines.fp8_onnx import TRANSLATIONS
 
 OPSETS = {torch.float32: 20, torch.bfloat16: 23, torch.float16: 23}
 """ONNX operators by the type of the arithmetic. 23 has attention and RMS norm as single operators, which TensorRT runs in half
@@ -56,6 +57,7 @@ def export_graph(
             opset_version=opset,
             optimize=False,
             verbose=False,
+            custom_translation_table=TRANSLATIONS,
             input_names=list(inputs),
             output_names=list(outputs),
         )
@@ -80,6 +82,9 @@ def tidy(model: ir.Model, *, keep: Collection[str]) -> ir.Model:
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(
+            size_limit=1
+        ),  # equal numbers, never weights: what is quantised alike is so once
         common.CommonSubexpressionEliminationPass(),
         common.OutputFixPass(),
         common.NameFixPass(),

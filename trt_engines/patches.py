@@ -16,6 +16,7 @@ H: hidden width, P: frames of a patch, C: channels of a frame with its context, 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,37 +24,39 @@ from torch.nn import functional as F
 class PatchIn(nn.Module):
     """In a `Conv1d`'s place, with its layout: frames `[B, C, T]` to tokens `[B, H, T / P]`.
 
-    A T that is no multiple of P is an error wherever the graph runs; no frame is dropped.
+    A T that is no multiple of P is an error wherever the graph runs; no frame is dropped. Tokens have the frames' type.
     """
 
-    def __init__(self, conv: nn.Conv1d) -> None:
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype) -> None:
+        """dtype: of weights and arithmetic."""
         super().__init__()
         self._patch = conv.stride[0]
-        self.weight = _frozen(conv.weight.permute(0, 2, 1).flatten(1))
-        self.bias = None if conv.bias is None else _frozen(conv.bias)
+        self.weight = _frozen(conv.weight.permute(0, 2, 1).flatten(1), dtype)
+        self.bias = None if conv.bias is None else _frozen(conv.bias, dtype)
 
     def forward(self, frames: Tensor) -> Tensor:
         """See the class."""
         rows, channels, length = frames.shape
         patches = frames.transpose(1, 2).reshape(rows, length // self._patch, self._patch * channels)
-        return F.linear(patches, self.weight, self.bias).transpose(1, 2)
+        return F.linear(patches.to(self.weight.dtype), self.weight, self.bias).to(frames.dtype).transpose(1, 2)
 
 
 class PatchOut(nn.Module):
-    """In a `ConvTranspose1d`'s place, with its layout: tokens `[B, H, S]` to frames `[B, D, S * P]`."""
+    """In a `ConvTranspose1d`'s place, with its layout: tokens `[B, H, S]` to frames `[B, D, S * P]` in the weights' type."""
 
-    def __init__(self, conv: nn.ConvTranspose1d) -> None:
+    def __init__(self, conv: nn.ConvTranspose1d, dtype: torch.dtype) -> None:
+        """dtype: of weights and arithmetic."""
         super().__init__()
         self._patch = conv.stride[0]
-        self.weight = _frozen(conv.weight.permute(2, 1, 0).flatten(0, 1))
-        self.bias = None if conv.bias is None else _frozen(conv.bias.repeat(self._patch))
+        self.weight = _frozen(conv.weight.permute(2, 1, 0).flatten(0, 1), dtype)
+        self.bias = None if conv.bias is None else _frozen(conv.bias.repeat(self._patch), dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See the class."""
         rows, _, length = tokens.shape
-        patches = F.linear(tokens.transpose(1, 2), self.weight, self.bias)
+        patches = F.linear(tokens.transpose(1, 2).to(self.weight.dtype), self.weight, self.bias)
         return patches.reshape(rows, length * self._patch, patches.shape[2] // self._patch).transpose(1, 2)
 
 
-def _frozen(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.detach().contiguous(), requires_grad=False)
+def _frozen(weight: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    return nn.Parameter(weight.detach().to(dtype).contiguous(), requires_grad=False)

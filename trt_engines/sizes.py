@@ -14,8 +14,8 @@ from engine_server.model.layouts import Layout
 from shared_protocol.errors import DemonError
 from trt_engines.engine_kinds import EngineKind, ModelShape, Precision
 
-BYTES: dict[Precision, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
-"""Of a weight, in an engine as in the graph that it is built of."""
+BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "mixed": 2, "fp8": 1}
+"""Of nearly every weight, in an engine as in the graph that it is built of."""
 WIDE = 2560
 """Hidden size from which on a decoder is called XL."""
 ENCODER, DECODER = "encoder.", "decoder."

@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine_server.command_options import Depth, LogFormat, Loras, Metrics, Model
+from engine_server.command_options import Backend, Depth, Device, LogFormat, Loras, Metrics, Model
+from engine_server.device_name import AUTO, check_device
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -59,6 +60,8 @@ def start(
     ] = 47_802,
     model: Model = "embedded",
     depth: Depth = 4,
+    device: Device = AUTO,
+    backend: Backend = "auto",
     loras: Loras = None,
     metrics: Metrics = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every coming and going.")] = False,
@@ -74,6 +77,10 @@ def start(
     from engine_server.serve.security import check_bind
     from engine_server.status.metrics import own_metrics
 
+    if check_device(device).startswith("cuda") and gpus == 0:
+        raise DemonError(
+            "E_DEVICE", f"device is {device!r}, and no GPU is asked for: give each engine one, as --gpus 1"
+        )
     need = Need(cpus, gpus)
     store = KeyStore()
     gateway_key = store.server().public if check_bind(endpoint, store) else ""
@@ -83,6 +90,8 @@ def start(
     settings = EngineSettings(
         model=str(Path(model).absolute()) if Path(model).is_dir() else model,  # nodes have no current folder of ours
         depth=depth,
+        device=device,
+        backend=backend,
         loras=tuple(str(folder.absolute()) for folder in loras or []),
         threads=cpus,
         first_port=first_port,

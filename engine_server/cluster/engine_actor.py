@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine_server.cluster.report import Identity, Report
+from engine_server.device_name import AUTO
 from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ log = logging.getLogger("demon.cluster")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What all engines of a cluster have in common. model, loras: as `demon serve` has them, looked for on each node.
+    """What all engines of a cluster have in common. model, device, backend, loras: as `demon serve` has them, on each node.
 
     threads: to compute with, the same for all, as bits may depend on it. first_port: where the search for two free ports begins;
     0 takes any. gateway_key: the gateway's public key, empty on loopback, where nobody needs one.
@@ -43,6 +44,8 @@ class EngineSettings:
     threads: int
     first_port: int
     gateway_key: str
+    device: str = AUTO
+    backend: str = "auto"
     log_level: int = logging.WARNING
     log_format: str = "text"
 
@@ -107,8 +110,13 @@ class EngineActor:
 
         sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(self._settings.threads)
+        settings = self._settings
         engine = load_engine(
-            self._settings.model, self._settings.depth, [Path(folder) for folder in self._settings.loras]
+            settings.model,
+            settings.depth,
+            [Path(folder) for folder in settings.loras],
+            device=settings.device,
+            backend=settings.backend,
         )
         warm_up(engine)
         return engine

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values from outside, as what the sampler computes with: float32 on the CPU, of the right shape, finite.
+"""Values from outside, as what the sampler computes with: float32, of the right shape, finite; curves on the CPU.
 
 Everything here runs on the caller's thread, never inside a tick, and raises ValueError naming the parameter.
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine_server.diffusion.curves import CurveLike, canonical_curve
 from engine_server.diffusion.rows import RingShape
+from engine_server.diffusion.upload import upload
 
 
 def frame_curve(
@@ -23,15 +24,18 @@ def frame_curve(
     return curve.clone()
 
 
-def checked_tensor(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of exactly this shape; the caller's own if it is float32 on the CPU already."""
+def checked_tensor(name: str, value: Tensor, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+    """A tensor of exactly this shape, on a device; the caller's own if it is float32 and there already.
+
+    It is checked where it lies: a latent that a GPU has made goes on there, and one answer comes back to the host.
+    """
     check_shape(name, value, shape)
     if value.is_complex():
         raise ValueError(f"{name} is complex; real numbers are expected")
-    real = value.detach().to("cpu", torch.float32)
+    real = value.detach().to(torch.float32)
     if not bool(torch.isfinite(real).all()):
         raise ValueError(f"{name} holds NaN or infinity")
-    return real
+    return upload(real, device)
 
 
 def checked_gain(value: object, shape: RingShape) -> Tensor:

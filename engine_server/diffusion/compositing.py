@@ -18,7 +18,8 @@ from torch import Tensor
 
 from engine_server.diffusion.decoder import Decoder, Encoded
 from engine_server.diffusion.prepare import PreparedCondition
-from engine_server.diffusion.rows import RingShape, upload
+from engine_server.diffusion.rows import RingShape
+from engine_server.diffusion.upload import upload
 
 MOST_GATHERED = 4
 """Selections of rows that a bank keeps gathered: the batches of a tick, each a copy of its conditions at worst."""
@@ -84,8 +85,8 @@ class ConditionBank:
     def encode(self, conditions: Sequence[PreparedCondition], adapters: Tensor | None) -> Encoded:
         """What the decoder needs of a slot's conditions; changes nothing. adapters: strengths `[A]` or None."""
         device = self._states.device
-        states = torch.stack([c.states for c in conditions]).to(device)
-        mask = torch.stack([c.mask for c in conditions]).to(device)
+        states = upload(torch.stack([c.states for c in conditions]), device)
+        mask = upload(torch.stack([c.mask for c in conditions]), device)
         return self._encode(states, mask, None if adapters is None else adapters.expand(len(conditions), -1))
 
     def fill(self, slot: int, positives: int, conditions: Sequence[PreparedCondition], encoded: Encoded) -> None:
@@ -105,7 +106,7 @@ class ConditionBank:
             self._encoded = tuple(_grown(tensor[:0], len(self._slot)) for tensor in encoded)
         for k, (row, condition) in enumerate(zip(rows, conditions, strict=True)):
             self._states[row], self._mask[row] = condition.states, condition.mask
-            self._weight[row] = 1.0 if condition.weight is None else condition.weight
+            self._weight[row] = 1.0 if condition.weight is None else upload(condition.weight, self._weight.device)
             for bank, new in zip(self._encoded, encoded, strict=True):
                 bank[row] = new[k]
         self._gathered.clear()
@@ -198,10 +199,10 @@ class ConditionBank:
 
     def _grow(self, extra: int) -> None:
         rows = len(self._slot) + extra
-        self._states, self._mask = _grown(self._states, rows), _grown(self._mask, rows)
-        self._weight = _grown(self._weight, rows)
-        if self._encoded is not None:
-            self._encoded = tuple(_grown(tensor, rows) for tensor in self._encoded)
+        # All of it or nothing: memory may run out in between.
+        states, mask, weight = (_grown(tensor, rows) for tensor in (self._states, self._mask, self._weight))
+        encoded = None if self._encoded is None else tuple(_grown(tensor, rows) for tensor in self._encoded)
+        self._states, self._mask, self._weight, self._encoded = states, mask, weight, encoded
         self._slot = np.concatenate([self._slot, np.full(extra, -1, dtype=np.int64)])
         self._order = np.pad(self._order, (0, extra))
         self._negative = np.pad(self._negative, (0, extra))

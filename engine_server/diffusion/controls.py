@@ -23,6 +23,7 @@ from engine_server.diffusion.parameters import PARAMETERS, STEP_TIME
 from engine_server.diffusion.prepare import PreparedSlot
 from engine_server.diffusion.request import SOLVERS
 from engine_server.diffusion.rows import RingShape, StepRows
+from engine_server.diffusion.upload import upload
 
 _FRAME_CURVES = tuple(
     name for name in STEP_TIME if PARAMETERS[name].kind == "curve" and name not in ("temporal_weights", "adapters")
@@ -165,14 +166,14 @@ def _check(name: str, value: SharedValue, shape: RingShape, device: torch.device
         plan_dcw([value], shape.frames)  # raises for a curve of the wrong length
         return value
     if name == "channel_gain":
-        return checked_gain(value, shape)[None].to(device)
+        return upload(checked_gain(value, shape)[None], device)
     if name == "adapters":
         return checked_strengths(value)
     if name == "temporal_weights":
         weights = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
         return tuple(
-            frame_curve(weight, shape.frames, f"temporal_weights[{k}]", row.low, row.high)[None].to(device)  # type: ignore[arg-type]
+            upload(frame_curve(weight, shape.frames, f"temporal_weights[{k}]", row.low, row.high)[None], device)  # type: ignore[arg-type]
             for k, weight in enumerate(weights)
         )
     frames = 1 if row.kind == "number" else shape.frames
-    return frame_curve(value, frames, name, row.low, row.high)[None].to(device)  # type: ignore[arg-type]
+    return upload(frame_curve(value, frames, name, row.low, row.high)[None], device)  # type: ignore[arg-type]

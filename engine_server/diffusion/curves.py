@@ -33,7 +33,7 @@ def curve_shape(value: CurveLike) -> Tensor:
 
 
 def finite_curve(value: CurveLike, *, name: str, lo: float | None = None, hi: float | None = None) -> Tensor:
-    """A number or curve of any length as a contiguous float32 tensor `[1, n, C]`, C usually 1.
+    """A number or curve of any length as a contiguous float32 tensor `[1, n, C]` on the CPU, C usually 1.
 
     Raises ValueError naming the parameter for anything that is not one curve (see `curve_shape`), for NaN or infinity, and
     for a value outside `[lo, hi]`. Any thread; never call it inside a tick.
@@ -44,7 +44,7 @@ def finite_curve(value: CurveLike, *, name: str, lo: float | None = None, hi: fl
         raise ValueError(f"{name} is not a curve: {error}") from error
     if curve.is_complex():
         raise ValueError(f"{name} is complex; a curve holds real numbers")
-    curve = curve.to(torch.float32)
+    curve = curve.to("cpu", torch.float32)
     if curve.shape[0] != 1 or curve.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(curve.shape)}; one curve with at least one value is expected")
     if not torch.isfinite(curve).all():
@@ -63,7 +63,7 @@ def canonical_curve(
     hi: float | None = None,
     resample: bool = False,
 ) -> Tensor:
-    """A number or curve for so many frames: contiguous float32 `[1, T, C]`, T being 1 or `frames` and C usually 1.
+    """A number or curve for so many frames: contiguous float32 `[1, T, C]` on the CPU, T being 1 or `frames` and C usually 1.
 
     A curve of another length is stretched with aligned ends when `resample` is set (drawn automation: its first and last
     points are the song's start and end), and is a ValueError otherwise. Further errors and threads as in `finite_curve`.

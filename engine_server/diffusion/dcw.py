@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from engine_server.diffusion.curves import canonical_curve
 from engine_server.diffusion.dcw_settings import DcwSettings
+from engine_server.diffusion.upload import upload
 from engine_server.diffusion.wavelets import FilterBank, Wavelet, analyse, synthesise
 
 HAAR: Final = Wavelet.named("haar")
@@ -202,7 +203,7 @@ def _band_pass(
         bank=FilterBank.of(wavelet, device),
         rows=_row_mask([entry is not None for entry in rows], device),
         weights=_stacked(rows, lambda entry: _band_weights(entry, length), device),
-        corrected=torch.tensor(corrected, device=device)[:, :, None, None],
+        corrected=upload(torch.tensor(corrected), device)[:, :, None, None],
         advanced=_advanced_tables(rows, length, device),
     )
 
@@ -216,15 +217,15 @@ def _advanced_tables(
 
     def fader(value: Callable[[DcwSettings], float]) -> Tensor:
         values = [0.0 if entry is None else value(entry) for entry in rows]
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+        return upload(torch.tensor(values, dtype=torch.float32), device).view(-1, 1, 1, 1)
 
     has_phase = any(entry is not None and entry.mag_phase > 0 for entry in rows)
     return AdvancedTables(
-        rows=None if all(is_advanced) else torch.tensor(is_advanced, device=device).view(-1, 1, 1, 1),
+        rows=None if all(is_advanced) else upload(torch.tensor(is_advanced), device).view(-1, 1, 1, 1),
         mult_blend=fader(lambda entry: entry.mult_blend),
         mag_phase=fader(lambda entry: entry.mag_phase),
         soft_thresh=fader(lambda entry: entry.soft_thresh),
-        analytic_gain=_analytic_gain(length).to(device) if has_phase else None,
+        analytic_gain=upload(_analytic_gain(length), device) if has_phase else None,
     )
 
 
@@ -236,11 +237,11 @@ def _stacked(
     """One table of all rows; a constant is spread over the length only where another row has a curve."""
     tables = {entry: weights_of(entry) for entry in set(rows)}
     longest = max(table.shape[2] for table in tables.values())
-    return torch.cat([tables[entry].expand(-1, -1, longest, -1) for entry in rows]).to(device)
+    return upload(torch.cat([tables[entry].expand(-1, -1, longest, -1) for entry in rows]), device)
 
 
 def _row_mask(rows: Sequence[bool], device: str | torch.device) -> Tensor | None:
-    return None if all(rows) else torch.tensor(rows, device=device).view(-1, 1, 1)
+    return None if all(rows) else upload(torch.tensor(rows), device).view(-1, 1, 1)
 
 
 def _choose(rows: Tensor | None, chosen: Tensor, other: Tensor) -> Tensor:

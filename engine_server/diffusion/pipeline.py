@@ -65,6 +65,7 @@ class StreamPipeline:
             raise ValueError(f"warm is {warm!r}; one of {', '.join(WARM_UPS)} is expected")
         self.shape = shape
         self.controls = Controls(dcw=dcw, device=device)
+        self._device = torch.device(device)
         self._new_ring = partial(Ring, decoder, batch=batch, controls=self.controls, device=device)
         self._ring = self._new_ring(_checked_depth(shape))
         self._leaving: list[Ring] = []
@@ -92,7 +93,7 @@ class StreamPipeline:
         A request of another length begins a new ring when it starts; what flies finishes in the old one. Raises ValueError
         naming the field that does not fit, QueueFullError when a bounded queue is full.
         """
-        return self._intake.put(prepare(request, self._shape_for(request)))
+        return self._intake.put(prepare(request, self._shape_for(request), self._device))
 
     def tick(self) -> list[Completion]:
         """Start at most one waiting request, advance every slot by a step, hand out what is finished.

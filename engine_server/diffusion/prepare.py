@@ -28,6 +28,7 @@ from engine_server.diffusion.parameters import PARAMETERS
 from engine_server.diffusion.request import SOLVERS, ConditionEntry, LatentMask, SlotRequest
 from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.schedule import NO_DENOISE, Levels, build_schedule, explicit_schedule, start_level
+from engine_server.diffusion.upload import upload
 
 WHOLE_SCHEDULE = (0.0, 1.0)
 Rows = dict[str, Tensor | float | bool]
@@ -52,7 +53,10 @@ class PreparedCondition:
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlot:
-    """A request, checked and turned into what the ring stores, still on the CPU. Its latents and curves are copies."""
+    """A request, checked and turned into what the ring stores: latents and conditions on its device, curves on the CPU.
+
+    Latents and curves are copies.
+    """
 
     request: SlotRequest
     """As it was handed in."""
@@ -84,9 +88,9 @@ class PreparedSlot:
         return torch.stack([draw(purpose, i, shape.frames, shape.channels) for i in range(self.steps)])
 
 
-def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
-    """Check a request against a ring's shape. Any thread. Raises ValueError naming the field."""
-    given, request = request, _with_checked_tensors(request, shape)
+def prepare(request: SlotRequest, shape: RingShape, device: torch.device | str = "cpu") -> PreparedSlot:
+    """Check a request against a ring's shape and bring it to its device. Any thread. Raises ValueError naming the field."""
+    given, request = request, _with_checked_tensors(request, shape, device)
     T, C = shape.frames, shape.channels
     if request.solver not in SOLVERS:
         raise ValueError(f"solver is {request.solver!r}; one of {', '.join(SOLVERS)} is expected")
@@ -97,7 +101,7 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
     curves = {name: _curve(getattr(request, name), name, shape) for name in _ABSENT}
     levels, start = _schedule(request, curves["denoise"])
     steps = len(levels) - 1 if levels[0] > 0 else 0
-    noise = checked_tensor("noise", request.noise.draw(Purpose.INITIAL, 0, T, C), (T, C))
+    noise = checked_tensor("noise", request.noise.draw(Purpose.INITIAL, 0, T, C), (T, C), device)
     mask_rows, mask_strength = _mask_rows(request, noise, steps, shape)
     mode = _guidance_mode(request)
     fixed: Rows = {**mask_rows, "initial_noise": noise, "start": start, "is_sde": request.solver == "sde"}
@@ -114,8 +118,8 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
         levels=levels,
         steps=steps,
         mask_strength=mask_strength,
-        conditions=[_condition(entry, f"conditions[{k}]", shape) for k, entry in enumerate(request.conditions)],
-        negatives=[_condition(entry, f"negatives[{k}]", shape) for k, entry in enumerate(request.negatives)]
+        conditions=[_condition(entry, f"conditions[{k}]", shape, device) for k, entry in enumerate(request.conditions)],
+        negatives=[_condition(entry, f"negatives[{k}]", shape, device) for k, entry in enumerate(request.negatives)]
         if request.keeps_negatives or mode in (GuidanceMode.FULL, GuidanceMode.INITIALIZE)
         else [],
         guidance_mode=mode,
@@ -123,7 +127,9 @@ def prepare(request: SlotRequest, shape: RingShape) -> PreparedSlot:
     )
 
 
-def revise(slot: PreparedSlot, changes: Mapping[str, Any], shape: RingShape) -> PreparedSlot:
+def revise(
+    slot: PreparedSlot, changes: Mapping[str, Any], shape: RingShape, device: torch.device | str = "cpu"
+) -> PreparedSlot:
     """A slot with other values of `REVISABLE` fields: the steps that it still makes are those of a request that has them.
 
     Guidance can come only where negatives were kept. Any thread. Raises ValueError as `prepare` does, or for a field that
@@ -132,7 +138,7 @@ def revise(slot: PreparedSlot, changes: Mapping[str, Any], shape: RingShape) -> 
     if unknown := sorted(set(changes) - set(REVISABLE)):
         raise ValueError(f"{unknown[0]!r} cannot change in flight; one of {', '.join(REVISABLE)} is expected")
     given = replace(slot.request, **changes)
-    request = _with_checked_values(given, shape)
+    request = _with_checked_values(given, shape, device)
     _check_dcw(request, shape.frames)
     curves = {name: _curve(getattr(request, name), name, shape) for name in _ABSENT}
     mode = _guidance_mode(request)
@@ -183,31 +189,31 @@ def _check_dcw(request: SlotRequest, frames: int) -> None:
         plan_dcw([request.dcw], frames)  # raises for a curve of the wrong length
 
 
-def _with_checked_values(request: SlotRequest, shape: RingShape) -> SlotRequest:
+def _with_checked_values(request: SlotRequest, shape: RingShape, device: torch.device | str) -> SlotRequest:
     """The request with copies of the tensors that `revise` may change."""
     latent = (shape.frames, shape.channels)
     return replace(
         request,
-        target=None if request.target is None else checked_tensor("target", request.target, latent).clone(),
+        target=None if request.target is None else checked_tensor("target", request.target, latent, device).clone(),
         channel_gain=None if request.channel_gain is None else checked_gain(request.channel_gain, shape),
         adapters=None if request.adapters is None else checked_strengths(request.adapters),
     )
 
 
-def _with_checked_tensors(request: SlotRequest, shape: RingShape) -> SlotRequest:
+def _with_checked_tensors(request: SlotRequest, shape: RingShape, device: torch.device | str) -> SlotRequest:
     """The request with copies of its latents: it begins now, and is written into a slot later."""
     latent = (shape.frames, shape.channels)
 
     def copy(name: str, value: Tensor | None, wanted: tuple[int, ...] = latent) -> Tensor | None:
-        return None if value is None else checked_tensor(name, value, wanted).clone()
+        return None if value is None else checked_tensor(name, value, wanted, device).clone()
 
     mask = request.mask
     if mask is not None:
-        original = checked_tensor("mask.original", mask.original, latent).clone()
+        original = checked_tensor("mask.original", mask.original, latent, device).clone()
         mask = replace(mask, original=original, noise=copy("mask.noise", mask.noise))
     return replace(
-        _with_checked_values(request, shape),
-        context=checked_tensor("context", request.context, (shape.frames, 2 * shape.channels)).clone(),
+        _with_checked_values(request, shape, device),
+        context=checked_tensor("context", request.context, (shape.frames, 2 * shape.channels), device).clone(),
         source=copy("source", request.source),
         mask=mask,
     )
@@ -259,8 +265,8 @@ def _initial_state(
     path = first * noise + (1.0 - first) * clean
     if request.initial_noise is None:
         return path
-    share = curves["initial_noise"]
-    return torch.where(start >= first, share * noise + (1.0 - share) * clean, path)
+    share, is_free = upload(curves["initial_noise"], noise.device), upload(start >= first, noise.device)
+    return torch.where(is_free, share * noise + (1.0 - share) * clean, path)
 
 
 def _mask_rows(
@@ -299,8 +305,8 @@ def _guidance_mode(request: SlotRequest) -> GuidanceMode:
     return mode
 
 
-def _condition(entry: ConditionEntry, name: str, shape: RingShape) -> PreparedCondition:
-    states = checked_tensor(f"{name}.states", entry.states, (shape.tokens, shape.width))
+def _condition(entry: ConditionEntry, name: str, shape: RingShape, device: torch.device | str) -> PreparedCondition:
+    states = checked_tensor(f"{name}.states", entry.states, (shape.tokens, shape.width), device)
     check_shape(f"{name}.mask", entry.mask, (shape.tokens,))
     begin, end = entry.step_range or WHOLE_SCHEDULE
     if not 0.0 <= begin <= end <= 1.0:
@@ -308,7 +314,7 @@ def _condition(entry: ConditionEntry, name: str, shape: RingShape) -> PreparedCo
     weight = None
     if entry.weight is not None:
         weight = frame_curve(entry.weight, shape.frames, f"{name}.weight", 0.0)
-    return PreparedCondition(states, entry.mask.to("cpu", torch.bool), weight, (begin, end))
+    return PreparedCondition(states, upload(entry.mask.to(torch.bool), device), weight, (begin, end))
 
 
 def _check_source(request: SlotRequest, curves: dict[str, Tensor], first: float) -> None:

@@ -46,7 +46,8 @@ class LatentMask:
 
 @dataclass(frozen=True, eq=False)
 class SlotRequest:
-    """One generation. Every curve may be a scalar or T values; tensors are on the CPU; defaults are neutral or absent.
+    """One generation. Every curve may be a scalar or T values; latents and conditions lie on any device, best on the ring's;
+    defaults are neutral or absent.
 
     request_id names the request in its `Completion`. context: `[T, 2C]`. conditions: the primary first. source, target:
     `[T, C]` or None.

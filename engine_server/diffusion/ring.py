@@ -23,10 +23,11 @@ from engine_server.diffusion.decoder import Decoder, Encoded
 from engine_server.diffusion.guidance import GuidanceRows, guide
 from engine_server.diffusion.prepare import PreparedSlot, prepare, revise
 from engine_server.diffusion.request import SlotRequest
-from engine_server.diffusion.rows import RingShape, StepRows, StepTimes, upload
+from engine_server.diffusion.rows import RingShape, StepRows, StepTimes
 from engine_server.diffusion.slots import AdapterRows, HostRows, RingState, Step, StepNoise, resized
 from engine_server.diffusion.step import advance, hold_masked
 from engine_server.diffusion.threads import one_thread
+from engine_server.diffusion.upload import upload
 
 DEFAULT_BATCH = 4
 """Rows of a forward. The smallest batch at which a row's bits were seen not to depend on its neighbours (float32 on CPUs)."""
@@ -136,12 +137,12 @@ class Ring:
         """
         if not self.has_free_slot():
             raise RuntimeError("no slot is free; ask has_free_slot() first")
-        slot = prepare(request, self.shape) if isinstance(request, SlotRequest) else request
+        slot = prepare(request, self.shape, self._device) if isinstance(request, SlotRequest) else request
         row = self._slots.index(None)
         conditions = [*slot.conditions, *slot.negatives]
         strengths = self._snapshot().strengths_of(slot)
         adapters = self._adapters.replaced(row, strengths)
-        encoded = self._bank.encode(conditions, None if strengths is None else strengths.to(self._device))
+        encoded = self._bank.encode(conditions, None if strengths is None else upload(strengths, self._device))
 
         self._bank.fill(row, len(slot.conditions), conditions, encoded)
         self._adapters.take(adapters)
@@ -161,7 +162,7 @@ class Ring:
         """
         for row, slot in enumerate(self._slots):
             if slot is not None and slot.request.request_id == request_id:
-                revised = revise(slot, changes, self.shape)
+                revised = revise(slot, changes, self.shape, self._device)
                 self._slots[row] = revised
                 self._rows.write(row, revised.rows)
                 self._host.set_guidance(row, revised.guidance_mode)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, get_type_hints
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from engine_server.diffusion.upload import upload
 
 FEATURES = ("velocity_scale", "mask", "target", "source", "sde", "ode_noise", "late_frames", "guidance", "gain")
 """Parts of a step that are left out of a tick when no slot uses them. A row that carries neutral values comes out the same."""
@@ -25,14 +27,6 @@ class RingShape:
     channels: int
     tokens: int
     width: int
-
-
-def upload(array: NDArray[Any], device: torch.device | str) -> Tensor:
-    """A host array on a device, without waiting for what the device is doing."""
-    host = torch.from_numpy(array)
-    if torch.device(device).type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,8 @@ class StepRows:
     def write(self, row: int, values: Mapping[str, Tensor | float | bool]) -> None:
         """Set a row: the values given, broadcast, and neutral values for all others."""
         for name, entry in _LAYOUT.items():
-            getattr(self, name)[row] = values.get(name, entry.neutral)
+            rows, value = getattr(self, name), values.get(name, entry.neutral)
+            rows[row] = upload(value, rows.device) if isinstance(value, Tensor) else value
 
     def resized(self, rows: int, shape: RingShape) -> StepRows:
         """The first `rows` rows, or all and neutral ones after them."""

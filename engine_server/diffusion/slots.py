@@ -16,8 +16,9 @@ from engine_server.diffusion.compositing import Flags, Ints
 from engine_server.diffusion.guidance import GuidanceMode
 from engine_server.diffusion.noise import Purpose
 from engine_server.diffusion.prepare import PreparedSlot
-from engine_server.diffusion.rows import RingShape, upload
+from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.schedule import MAX_STEPS
+from engine_server.diffusion.upload import upload
 
 
 class RingState(NamedTuple):
@@ -134,7 +135,7 @@ class StepNoise:
         extra = len(noise) - self._values.shape[1]
         if extra > 0:  # most slots never need any: room grows with the longest schedule that did
             self._values = torch.nn.functional.pad(self._values, (0, 0, 0, 0, 0, extra))
-        self._values[row, : len(noise)] = noise.to(self._values.device)
+        self._values[row, : len(noise)] = upload(noise, self._values.device)
         self._purpose[row] = purpose
 
     def at(self, step: Ints) -> Tensor | None:
@@ -177,12 +178,12 @@ class AdapterRows:
         for row, one in enumerate(strengths):
             if one is not None:
                 table[row, : len(one)] = one
-        return table.to(self._device)
+        return upload(table, self._device)
 
     def take(self, strengths: Sequence[Tensor | None]) -> None:
         """These are the strengths now."""
+        self.table = self.stack(strengths)  # first: if it finds no memory, the old ones hold
         self._strengths = list(strengths)
-        self.table = self.stack(strengths)
 
     def resize(self, depth: int) -> None:
         """Room for another number of slots."""

@@ -14,6 +14,8 @@ import pywt
 import torch
 from torch import Tensor
 
+from engine_server.diffusion.upload import upload
+
 
 @dataclass(frozen=True)
 class Wavelet:
@@ -57,9 +59,10 @@ class FilterBank:
     @classmethod
     def of(cls, wavelet: Wavelet, device: str | torch.device = "cpu") -> FilterBank:
         """The bank of one wavelet."""
-        analysis = torch.tensor(wavelet.analysis, dtype=torch.float32, device=device).flip(1).T[:, :, None, None]
-        pairs = torch.tensor(wavelet.synthesis, dtype=torch.float32, device=device).view(2, -1, 2).flip(1)
-        return cls(analysis.contiguous(), pairs.transpose(0, 1)[:, :, None, :, None].contiguous())
+        analysis = torch.tensor(wavelet.analysis, dtype=torch.float32).flip(1).T[:, :, None, None]
+        pairs = torch.tensor(wavelet.synthesis, dtype=torch.float32).view(2, -1, 2).flip(1)
+        synthesis = pairs.transpose(0, 1)[:, :, None, :, None]
+        return cls(upload(analysis.contiguous(), device), upload(synthesis.contiguous(), device))
 
 
 def analyse(bank: FilterBank, signal: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine_server.device_name import AUTO, check_device
 from engine_server.doctor.finding import Finding, fail, ok, warn
 
 EMBEDDED_FOLDER = Path(__file__).parents[1] / "assets" / "embedded"
@@ -15,16 +16,25 @@ EMBEDDED_FOLDER = Path(__file__).parents[1] / "assets" / "embedded"
 
 
 def check_model(
-    name: str, lora_folders: Sequence[Path], *, quick: bool, load: Callable[[str], Any] | None = None
+    name: str,
+    lora_folders: Sequence[Path],
+    *,
+    device: str = AUTO,
+    quick: bool,
+    load: Callable[[str], Any] | None = None,
 ) -> list[Finding]:
     """The checkpoint loads, rows are independent in it, and the LoRA folders can be read.
 
-    quick: load nothing, only see that the folders are there. load: `load_checkpoint` on the CPU unless given.
+    device: where the engine would compute. quick: load nothing, only see that the folders are there. load:
+    `load_checkpoint` unless given.
     """
+    check_device(device)
     if quick:
         return [_find_model(name), *check_lora_folders(lora_folders)]
-    checkpoint = (load or _load)(name)
-    findings = [ok("checkpoint", f"{checkpoint.name} {checkpoint.content_hash}, {checkpoint.backend}")]
+    checkpoint = load(name) if load else _load(name, device)
+    place = checkpoint.placement
+    where = f"{checkpoint.backend} on {place.device}, {place.processor}"
+    findings = [ok("checkpoint", f"{checkpoint.name} {checkpoint.content_hash}, {where}")]
     findings.append(check_rows(checkpoint))
     return findings + check_lora_folders(lora_folders, checkpoint)
 
@@ -91,7 +101,7 @@ def _find_model(name: str) -> Finding:
     return ok("checkpoint", f"{folder}, not loaded")
 
 
-def _load(name: str) -> Any:
+def _load(name: str, device: str) -> Any:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -100,4 +110,4 @@ def _load(name: str) -> Any:
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
         library.set_verbosity_error()
-    return load_checkpoint(name, device="cpu")
+    return load_checkpoint(name, device=device)

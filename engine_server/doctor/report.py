@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from engine_server.device_name import AUTO
 from engine_server.doctor.engine import check_engine
 from engine_server.doctor.finding import Check, Finding, Status, run_checks
 from engine_server.doctor.keys import check_keys
@@ -24,14 +25,14 @@ COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 
 def all_checks(
-    model: str, endpoint: str, *, loras: Sequence[Path] = (), quick: bool = False
+    model: str, endpoint: str, *, device: str = AUTO, loras: Sequence[Path] = (), quick: bool = False
 ) -> list[tuple[str, Check]]:
-    """Every check with its name, quick ones first. quick: leave out what takes seconds."""
+    """Every check with its name, quick ones first. device: of the engine. quick: leave out what takes seconds."""
 
     def model_check() -> Sequence[Finding]:
         from engine_server.doctor.model import check_model
 
-        return check_model(model, [data_folder() / "loras", *loras], quick=quick)
+        return check_model(model, [data_folder() / "loras", *loras], device=device, quick=quick)
 
     def gpu_check() -> Sequence[Finding]:
         from engine_server.doctor.gpu import check_gpu

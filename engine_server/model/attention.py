@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from engine_server.diffusion.upload import upload
+
 BLOCKS_FROM_WINDOWS, BLOCKS_FROM_TOKENS = 5, 320
 """Windows and tokens in a sequence from which blocks are taken. In float32 on a CPU they gain nothing at 4 windows, a quarter of
 the time at 5 and more than half at 12 (`python -m tests.bench --only attention`). Shorter sequences keep diffusers' bits."""
@@ -81,4 +83,4 @@ def _around(x: Tensor, blocks: int, window: int) -> Tensor:
 
 def _bias(is_heard: Tensor, like: Tensor) -> Tensor:
     bias = torch.zeros(is_heard.shape, dtype=like.dtype)
-    return bias.masked_fill_(~is_heard, torch.finfo(like.dtype).min).to(like.device)
+    return upload(bias.masked_fill_(~is_heard, torch.finfo(like.dtype).min), like.device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine_server.diffusion.curves import CurveLike, canonical_curve
+from engine_server.diffusion.upload import upload
 from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:  # conditioning itself blends timbre vectors
@@ -32,7 +33,7 @@ def lerp(a: Tensor, b: Tensor, weight: CurveLike, *, name: str = "weight") -> Te
         curve = canonical_curve(weight, a.shape[-2], name=name, lo=0.0, hi=1.0)
     except ValueError as error:
         raise DemonError("E_FIELD", str(error)) from error
-    w = curve.to(a).reshape(curve.shape[-a.ndim :])
+    w = upload(curve.to(a.dtype), a.device).reshape(curve.shape[-a.ndim :])
     return torch.where(w == 0, a, torch.where(w == 1, b, (1 - w) * a + w * b))
 
 

@@ -22,8 +22,10 @@ from engine_server.model.backends import choose_backend, make_decoder
 from engine_server.model.codec import Codec, load_codec
 from engine_server.model.conditioning import Condition, Conditioner
 from engine_server.model.hub import checkpoint_folder, companions_folder
-from engine_server.model.layouts import Layout, build, check_keys, read_layout
+from engine_server.model.layouts import TOKENIZERS, Layout, build, check_keys, read_layout
 from engine_server.model.lora import AdapterBank
+from engine_server.model.memory import too_large
+from engine_server.model.placement import Placement, placement
 from engine_server.model.structure import Structure
 from shared_protocol.errors import DemonError
 
@@ -31,8 +33,6 @@ EMBEDDED = "embedded"
 ASSETS = Path(__file__).parents[1] / "assets"
 CODE_FRAMES = 5
 """Latent frames per code of the 5 Hz tokenizer."""
-TOKENIZERS = ("audio_tokenizer", "audio_token_detokenizer")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,38 +72,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 TURBO_SETTINGS = Settings()
 UNDISTILLED_SETTINGS = Settings(steps=50, shift=1.0, dcw=False)
 """For base and sft checkpoints, which were not distilled to few steps."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a model lives, and in which type the decoder and the encoders of text and condition compute.
-
-    The codec and the 5 Hz tokenizer always compute in float32; latents and conditions are float32 everywhere.
-    """
-
-    device: torch.device
-    dtype: torch.dtype
-
-
-def placement(device: str | None, dtype: str | None) -> Placement:
-    """The placement for a device and a type by name; None chooses.
-
-    device: `cpu`, `cuda` or `cuda:N`; None is CUDA where there is one. dtype: see `DTYPES`; None is bfloat16 on CUDA and float32
-    on the CPU. Raises DemonError: `E_DEVICE`, `E_DTYPE`.
-    """
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise DemonError("E_DEVICE", f"device is {name!r}, not cpu, cuda or cuda:N") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise DemonError("E_DEVICE", f"device is {name!r}, not cpu, cuda or cuda:N")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise DemonError("E_DEVICE", f"device is {name!r}, but there are {torch.cuda.device_count()} CUDA devices here")
-    kind = dtype or ("bfloat16" if chosen.type == "cuda" else "float32")
-    if kind not in DTYPES:
-        raise DemonError("E_DTYPE", f"dtype is {kind!r}, not one of {', '.join(DTYPES)}")
-    return Placement(chosen, DTYPES[kind])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -158,13 +126,22 @@ def load_checkpoint(
 
     Raises DemonError: `E_NO_CHECKPOINT` if there is no such folder and none can be had, `E_CHECKPOINT_LAYOUT` if it cannot be
     read, `E_CHECKPOINT_PARTS` if companions are not found, `E_CHECKPOINT_KEYS` if weights do not fit the model, `E_DEVICE`,
-    `E_DTYPE`, `E_BACKEND`.
+    `E_DTYPE`, `E_BACKEND`, `E_MEMORY` if it does not fit on the GPU.
+
+    On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
     """
     place = placement(device, dtype)
+    if place.device.type == "cuda":
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
     folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
     layout = read_layout(folder, None if companions is None else companions_folder(companions))
     local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]
-    return _load(local, layout, place, backend=backend, quantization=quantization)
+    try:
+        return _load(local, layout, place, backend=backend, quantization=quantization)
+    except torch.OutOfMemoryError as error:
+        raise too_large(local, layout, place, error) from error.with_traceback(
+            None
+        )  # whose frames hold what was loaded
 
 
 def content_hash(files: Mapping[str, Path]) -> str:
@@ -215,6 +192,8 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
         text_encoder = _load_text_encoder(layout.text_encoder, place)
         tokenizer = AutoTokenizer.from_pretrained(layout.tokenizer, local_files_only=True)
         codec = load_codec(layout.vae, place.device)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise DemonError("E_CHECKPOINT_LAYOUT", f"{layout.folder} cannot be loaded: {error}") from error
     return Checkpoint(

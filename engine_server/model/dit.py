@@ -20,6 +20,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine_server.diffusion.upload import upload
 from engine_server.model.adapter_stack import AdapterStack
 from engine_server.model.attention import band_bias, block_bias, key_bias, takes_blocks
 from engine_server.model.dit_block import (
@@ -56,7 +57,8 @@ def velocity(
     `DitForward.encode`. A function of tensors alone, so that it can be compiled whole.
     """
     embedding, modulation = embed_time(model.time_embed, t, adapters)
-    embedding, modulation = embedding + second_time[0], modulation + second_time[1]
+    # The time's Linears may compute in a wider type than the blocks, whose hidden states must not become wider by it.
+    embedding, modulation = embedding + second_time[0], (modulation + second_time[1]).to(frames.dtype)
     bias, keys, values = condition
     hidden = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
     if hidden.shape[0] > 1:  # one row keeps diffusers' layout, in which matrix products of few tokens round differently
@@ -188,7 +190,7 @@ def shape_tables(model: Any, tokens: int, like: Tensor, *, real: int | None = No
     """
     cos, sin = rotary_tables(model, tokens)
     keys = None if real is None else key_bias(tokens, like, real=real)
-    tables = Tables(cos.to(like.device), sin.to(like.device), None, keys=keys)
+    tables = Tables(upload(cos, like.device), upload(sin, like.device), None, keys=keys)
     window, heard = model.config.sliding_window, tokens if real is None else real
     if takes_blocks(tokens, window):
         return tables._replace(blocks=block_bias(tokens, window, like, real=heard))

@@ -38,6 +38,7 @@ MODULES = {
     "audio_tokenizer": AceStepAudioTokenizer,
     "audio_token_detokenizer": AceStepAudioTokenDetokenizer,
 }
+TOKENIZERS = ("audio_tokenizer", "audio_token_detokenizer")
 REQUIRED_FOLDERS = ("transformer", "condition_encoder", "text_encoder", "tokenizer", "vae")
 VAE, TEXT_ENCODER = "vae", "Qwen3-Embedding-0.6B"
 COMPANIONS = (VAE, TEXT_ENCODER)

@@ -44,12 +44,11 @@ class _Adapter:
 class AdapterSnapshot:
     """What a bank held at one moment; never changes. A forward takes one and asks only that, whatever is registered meanwhile."""
 
-    def __init__(self, adapters: tuple[_Adapter, ...], size: int, version: int, device: torch.device) -> None:
+    def __init__(self, adapters: tuple[_Adapter, ...], size: int, version: int) -> None:
         self.size = size
         """A: columns of strengths, those of removed adapters included."""
         self.version = version
         self._adapters = adapters
-        self._device = device
         self._branches: dict[str, tuple[tuple[int, Pair], ...]] = {}
         for adapter in adapters:
             for name, pair in adapter.active.items():
@@ -60,14 +59,14 @@ class AdapterSnapshot:
         return self._branches.get(name, ())
 
     def strengths(self, by_place: Mapping[int, float]) -> Tensor:
-        """Strengths `[A]` float32 of one row, on the bank's device: 0 where `by_place` is silent.
+        """Strengths `[A]` float32 of one row, on the host: 0 where `by_place` is silent.
 
         Raises ValueError for a place without an adapter.
         """
         taken = {adapter.place for adapter in self._adapters}
         if unknown := sorted(set(by_place) - taken):
             raise ValueError(f"by_place: there is no adapter at {unknown}; places taken: {sorted(taken)}")
-        return torch.tensor([float(by_place.get(place, 0.0)) for place in range(self.size)], device=self._device)
+        return torch.tensor([float(by_place.get(place, 0.0)) for place in range(self.size)])
 
     def compose(self, name: str, weight: Tensor, strengths: Tensor) -> Tensor:
         """`weight + sum(strength * up @ down)`: the weight `[out, in]` that one row's forward amounts to, as a new tensor.
@@ -97,7 +96,7 @@ class AdapterBank:
     def __init__(self) -> None:
         self._changing = threading.Lock()
         self._home = (torch.device("cpu"), torch.float32)
-        self._snapshot = AdapterSnapshot((), 0, 0, self._home[0])
+        self._snapshot = AdapterSnapshot((), 0, 0)
 
     @property
     def snapshot(self) -> AdapterSnapshot:
@@ -166,7 +165,7 @@ class AdapterBank:
             self._publish(moved, held.size)
 
     def _publish(self, adapters: Iterable[_Adapter], size: int) -> None:
-        self._snapshot = AdapterSnapshot(tuple(adapters), size, self._snapshot.version + 1, self._home[0])
+        self._snapshot = AdapterSnapshot(tuple(adapters), size, self._snapshot.version + 1)
 
 
 def _cast(factors: Mapping[str, Pair], device: torch.device, dtype: torch.dtype) -> dict[str, Pair]:

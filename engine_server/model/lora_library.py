@@ -184,7 +184,7 @@ class LoraLibrary:
             ]
 
     def strengths(self, row: Mapping[str, float] | None = None) -> Tensor:
-        """Strengths `[A]` float32 of one row, for the bank as it is now: the row's own by id, else the defaults.
+        """Strengths `[A]` float32 of one row, on the host, for the bank as it is now: the row's own by id, else the defaults.
 
         Raises `E_NO_LORA` and `E_LORA_STATE` for a row that names a LoRA which is unknown or not enabled.
         """

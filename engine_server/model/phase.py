@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine_server.model.fourier import irfft, rfft
 
@@ -43,27 +43,33 @@ NOISE_GAIN = (
 ITERATED_NOISE_GAIN = 1.5  # the iterations give back a part of that
 
 
-class Resolution:
-    """One short-time Fourier transform with Hann windows centred on sub-frames, four deep in overlap."""
+class Resolution(nn.Module):
+    """One short-time Fourier transform with Hann windows centred on sub-frames, four deep in overlap.
+
+    A module for the sake of its window, which moves with the codec: copied at every use it would make a GPU wait each time.
+    """
+
+    window: Tensor
 
     def __init__(self, fft_size: int):
+        super().__init__()
         self.fft_size = fft_size
         self.fft_hop = fft_size // 4
         self.subframes = HOP // self.fft_hop
         self.bins = fft_size // 2 + 1
-        self._window = torch.hann_window(fft_size)
+        self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
 
     def analyse(self, x: Tensor) -> Tensor:
         """Samples `[B, S]` -> spectra `[B, bins, S / fft_hop]`; a full-scale sinusoid's peak is 1."""
         pad = (self.fft_size - self.fft_hop) // 2
-        frames = F.pad(x, (pad, pad)).unfold(-1, self.fft_size, self.fft_hop) * self._window.to(x)
+        frames = F.pad(x, (pad, pad)).unfold(-1, self.fft_size, self.fft_hop) * self.window.to(x)
         return rfft(frames).mT * (4 / self.fft_size)
 
     def synthesise(self, spectrum: Tensor, first_bin: int = 0) -> Tensor:
         """The least-squares inverse of `analyse`: bins from `first_bin` on `[B, some bins, T]` -> `[B, T * fft_hop]`."""
         padded_bins = F.pad(spectrum.transpose(1, 2), (first_bin, 0))
         frames = irfft(padded_bins, self.fft_size)
-        frames = frames * (self._window.to(frames) * (self.fft_size / 4))
+        frames = frames * (self.window.to(frames) * (self.fft_size / 4))
         batch, count, _ = frames.shape
         quarters = frames.view(batch, count, 4, self.fft_hop)
         padded = quarters.new_zeros(batch, count + 3, self.fft_hop)
@@ -75,9 +81,9 @@ class Resolution:
 
     def sub_frames(self, frames: int, position: int | Tensor, device: torch.device) -> Tensor:
         """Places of the sub-frames' centres, in sub-frames modulo `POSITION_PERIOD`: float64 `[frames * subframes]`."""
-        start = torch.remainder(torch.as_tensor(position, device=device), POSITION_PERIOD).to(torch.float64)
+        start = position % POSITION_PERIOD * self.subframes
         steps = torch.arange(frames * self.subframes, device=device, dtype=torch.float64) + 0.5
-        return torch.remainder(start * self.subframes + steps, POSITION_PERIOD * self.subframes)
+        return torch.remainder(steps + start, POSITION_PERIOD * self.subframes)
 
 
 @dataclass(frozen=True)
@@ -161,11 +167,15 @@ def hashed_noise(index: Tensor, places: Tensor) -> Tensor:
     return (mixed ^ (mixed >> 15)).float() / 2147483648.0
 
 
-class Reconstruction:
+class Reconstruction(nn.Module):
     """Signals from the magnitudes of bands, at resolutions that suit them; at least one of them is iterated."""
 
     def __init__(self, bands: Sequence[Band], iterations: int):
+        super().__init__()
         self.bands, self.iterations = tuple(bands), iterations
+        self.resolutions = nn.ModuleList([band.resolution for band in self.bands])
+        for number, band in enumerate(self.bands):
+            self.register_buffer(f"weight_{number}", band.weight[:, None], persistent=False)
 
     @property
     def reach(self) -> int:
@@ -175,12 +185,12 @@ class Reconstruction:
         window = max(band.resolution.fft_size for band in iterated)
         return max(*guesses.values(), max(guesses[band] for band in iterated) + self.iterations * window)
 
-    def __call__(self, magnitudes: Sequence[Tensor], position: int | Tensor) -> Tensor:
+    def forward(self, magnitudes: Sequence[Tensor], position: int | Tensor) -> Tensor:
         """Each band's magnitudes `[B, its bins, N * its sub-frames]` of latent frames from `position` on -> `[B, N * HOP]`."""
         # Peaks are looked for before the bands fade: a slope would shift them, and the two bands that share a partial
         # would lay it at two frequencies, which beat.
         phases = [anchored_phases(m, band, position) for m, band in zip(magnitudes, self.bands, strict=True)]
-        targets = [m * band.weight[:, None].to(m) for m, band in zip(magnitudes, self.bands, strict=True)]
+        targets = [m * self.get_buffer(f"weight_{number}").to(m) for number, m in enumerate(magnitudes)]
         signals = [_first_guess(m, *p, band) for m, p, band in zip(targets, phases, self.bands, strict=True)]
         for _ in range(self.iterations):
             heard = torch.stack([x for x, band in zip(signals, self.bands, strict=True) if band.is_iterated]).sum(0)

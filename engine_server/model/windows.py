@@ -22,6 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from engine_server.diffusion.upload import upload
 from engine_server.model.codec import Codec
 from engine_server.model.spectral_codec import noise_like
 from shared_protocol.errors import DemonError
@@ -184,11 +185,13 @@ def encode_window(
     *,
     cyclic: bool = False,
     generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Audio `[2, n]` -> latents `[count, C]` of frames `[first, first + count)`, equal to those of the whole's encoding.
 
     An incomplete last frame is filled with zeros. With a generator the latents are a sample, whose noise is drawn for
-    the whole piece: from generators of one state every window gets the whole's noise.
+    the whole piece: from generators of one state every window gets the whole's noise. device: the codec's, if the audio lies
+    elsewhere: it goes there part by part, and the latents stay there.
     Raises DemonError `E_FIELD` as `plan_window` does, and for a cyclic piece that is not a whole number of frames.
     """
     frames = _frames(audio, codec.hop, cyclic)
@@ -197,6 +200,7 @@ def encode_window(
     means, stds = [], []
     for plan in plans:
         part = _take(frames, plan, None).transpose(0, 1).reshape(1, frames.shape[1], -1)
+        part = part if device is None else upload(part, device)
         kept = slice(plan.trim_left, plan.trim_left + len(plan.keep))
         mean, std = codec.posterior(part)
         means.append(mean[0, kept])
@@ -205,15 +209,20 @@ def encode_window(
     if generator is None:
         return mean
     noise = noise_like(mean.new_empty(1, total, mean.shape[1]), generator)[0]
-    return mean + torch.cat(stds) * noise[torch.arange(first, first + count) % total]
+    return mean + torch.cat(stds) * noise[torch.arange(first, first + count, device=mean.device) % total]
 
 
 def encode_full(
-    codec: Codec, audio: Tensor, *, cyclic: bool = False, generator: torch.Generator | None = None
+    codec: Codec,
+    audio: Tensor,
+    *,
+    cyclic: bool = False,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Audio `[2, n]` of any length -> latents `[ceil(n / hop), C]`. Options and errors are `encode_window`'s."""
     total = frames_to_cover(audio.shape[1], codec.sample_rate)
-    return encode_window(codec, audio, 0, total, cyclic=cyclic, generator=generator)
+    return encode_window(codec, audio, 0, total, cyclic=cyclic, generator=generator, device=device)
 
 
 def stream_window(

@@ -8,7 +8,8 @@ from typing import Any
 from engine_server.diffusion.curves import CurveLike
 from engine_server.diffusion.gain import CHANNELS
 from engine_server.model.backends import BACKENDS, QUANTIZATIONS
-from engine_server.model.checkpoint import DTYPES, EMBEDDED
+from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.placement import DTYPES
 from engine_server.nodes.definition import Kind, NodeParam, NodePort, Wire
 from engine_server.nodes.node import Node, node
 from engine_server.nodes.types import ClipHandle, ModelHandle, VaeHandle
@@ -58,7 +59,7 @@ class LoadModel(Node):
 def _open(*, config_path: str, device: str, dtype: str, quantization: str, **rest: Any) -> Session:
     return Session(
         config_path,
-        device=None if device == "auto" else device,
+        device=device,
         dtype=None if dtype == "auto" else dtype,
         quantization=None if quantization == "none" else quantization,
         **rest,

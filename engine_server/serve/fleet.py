@@ -17,6 +17,7 @@ from typing import IO
 
 from engine_server.serve.endpoint import Address, engine_endpoint, parse_endpoint
 from engine_server.serve.gateway import LOST_S, SILENT_S, Place
+from engine_server.serve.gpus import VARIABLE
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Before an engine is started again; doubled while it ends before it serves."""
@@ -147,15 +148,22 @@ def _lines(pipe: IO[bytes]) -> Iterator[str | None]:
 
 
 class LocalFleet:
-    """`count` engines with the same options, each with its share of the processors. Any thread."""
+    """`count` engines with the same options, each with its share of the processors. Any thread.
 
-    def __init__(self, count: int, endpoint: str, options: Sequence[str]) -> None:
+    gpus: values of `CUDA_VISIBLE_DEVICES`, dealt out in turn; where there are more engines than those, some share one. None
+    leaves the variable as it is.
+    """
+
+    def __init__(self, count: int, endpoint: str, options: Sequence[str], gpus: Sequence[str] = ()) -> None:
         threads = max(1, (os.cpu_count() or 1) // count)
         # The same for all: bits may depend on it, and a track may move from one to another.
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         program = [sys.executable, "-m", "engine_server.cli", "serve", "--until-stdin-closes", "--report-tracks"]
         self._engines = [
-            EngineProcess([*program, "--endpoint", engine_endpoint(endpoint, number), *options], environment)
+            EngineProcess(
+                [*program, "--endpoint", engine_endpoint(endpoint, number), *options],
+                environment | ({VARIABLE: gpus[number % len(gpus)]} if gpus else {}),
+            )
             for number in range(count)
         ]
 

@@ -13,17 +13,22 @@ from shared_protocol.errors import DemonError
 
 
 def serve_engines(
-    endpoint: str, count: int, options: Sequence[str], *, on_serving: Callable[[str], None] = lambda where: None
+    endpoint: str,
+    count: int,
+    options: Sequence[str],
+    *,
+    gpus: Sequence[str] = (),
+    on_serving: Callable[[str], None] = lambda where: None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. options: those of `demon serve`, for each engine; on_serving hears where, on some thread.
 
-    Raises DemonError `E_BIND`, `E_ENGINE`.
+    gpus: see `LocalFleet`. Raises DemonError `E_BIND`, `E_ENGINE`.
     """
     # Before anything is loaded: a port that is taken is told at once, and an early hello waits.
     gateway = Gateway(endpoint)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: gateway.stop())
-    fleet = LocalFleet(count, endpoint, options)
+    fleet = LocalFleet(count, endpoint, options, gpus)
     signal.signal(signal.SIGHUP, lambda *_: fleet.reload())
     failed = threading.Event()
 

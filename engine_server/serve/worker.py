@@ -347,4 +347,4 @@ class Worker:
 
 
 def _engine_error(error: Exception) -> DemonError:
-    return DemonError("E_ENGINE", f"{type(error).__name__}: {error}")
+    return DemonError("E_ENGINE", str(error) if isinstance(error, DemonError) else f"{type(error).__name__}: {error}")

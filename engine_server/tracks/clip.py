@@ -15,6 +15,7 @@ from torch import Tensor
 from engine_server.diffusion.noise import PositionNoise
 from engine_server.diffusion.prepare import REVISABLE
 from engine_server.diffusion.request import ConditionEntry, SlotRequest
+from engine_server.diffusion.upload import upload
 from engine_server.model.blends import lerp
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
@@ -176,8 +177,8 @@ class Clip:
         if not history or not share.any():
             return source
         depth = np.rint(self.table.lane("feedback_depth", window)).astype(np.int64)
-        index = torch.from_numpy(np.clip(depth, 1, len(history)) - 1)
-        earlier = torch.stack(list(history))[index, torch.arange(len(window))]
+        index = upload(np.clip(depth, 1, len(history)) - 1, source.device)
+        earlier = torch.stack(list(history))[index, torch.arange(len(window), device=source.device)]
         return lerp(source, earlier, torch.from_numpy(share), name="feedback")
 
     def _source_of(self, k: int) -> Tensor:

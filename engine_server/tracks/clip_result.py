@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from engine_server.model.checkpoint import Checkpoint
-from engine_server.model.windows import SLIDING_CROSSFADE, Span, decode_window, fade, fade_between
+from engine_server.model.windows import SLIDING_CROSSFADE, Span, fade, fade_between
+from engine_server.tracks.decode import decode_audio
 from engine_server.tracks.geometry import WindowGeometry
-from engine_server.tracks.resample import MODEL_RATE, resample_span
 from shared_protocol.codec import Floats
 
 DECODE_FRAMES = 25
@@ -89,24 +89,13 @@ class ClipResult:
         return self.decode_span(w).stop + self._geometry.output_delay <= stop
 
     def decode(self, w: int) -> Floats:
-        """Audio `[2, n]` of a decode window at the host's rate, loud values kept. Raises ValueError if it is not finite."""
-        span, delay, margin = self.decode_span(w), self._geometry.output_delay, self._geometry.decoder_margin
-        frames = torch.arange(span.first - delay, span.stop + delay)
-        inside = (frames >= 0) & (frames < self._frames)
-        silence = self._checkpoint.silence
-        latents = torch.where(inside[:, None], self._latents[frames.clamp(0, self._frames - 1)], silence)
-        audio = decode_window(
-            self._checkpoint.codec,
-            latents,
-            margin,
-            len(frames) - 2 * margin,
-            position=self._start + span.first - delay,
-            silence=silence,
-        )
-        heard = resample_span(audio.contiguous().numpy(), MODEL_RATE, self._rate)
-        if not np.isfinite(heard).all():
-            raise ValueError("the model's output is not finite")
-        return heard
+        """Audio `[2, n]` of a decode window at the host's rate. Raises ValueError as `decode_audio` does."""
+        span, delay, silence = self.decode_span(w), self._geometry.output_delay, self._checkpoint.silence
+        first, stop = span.first - delay, span.stop + delay
+        known = self._latents[max(first, 0) : min(stop, self._frames)]
+        before, after = max(-first, 0), max(stop - self._frames, 0)
+        latents = torch.cat([silence.expand(before, -1), known, silence.expand(after, -1)])
+        return decode_audio(self._checkpoint, latents, position=self._start + first, rate=self._rate)
 
     def latents(self) -> Tensor:
         """A copy of all latents `[frames, C]`, silence where nothing was made."""

@@ -16,6 +16,7 @@ import torch
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH, Completion, Ring
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.memory import memory_full
 from engine_server.tracks.epoch_book import EpochBook
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.lora_catalogue import LoraCatalogue
@@ -32,6 +33,8 @@ DEFAULT_DEPTH = DEFAULT_BATCH
 WORK_AT_ONCE = 4
 """Clips that are encoded and decoded a bit, and references that are encoded a bit, per step: no more make all others wait."""
 STEP_SMOOTHING = 0.2
+BACKEND_BYTES = 64
+"""What `welcome` takes: some GPUs have longer names."""
 
 
 class AnyTrack(Protocol):
@@ -123,8 +126,9 @@ class Engine:
 
     @property
     def backend(self) -> str:
-        """What computes, in words; part of every receipt."""
-        return f"{self.checkpoint.backend}, {torch.get_num_threads()} threads"
+        """What computes, in words; part of every receipt. For a GPU its name, for the CPU the number of threads."""
+        text = f"{self.checkpoint.backend}, {self.checkpoint.placement.processor}"
+        return text.encode()[:BACKEND_BYTES].decode(errors="ignore").rstrip()
 
     @property
     def step_s(self) -> float:
@@ -258,9 +262,10 @@ class Engine:
         try:
             completions = ring.tick()
         except Exception as error:
+            reason = _reason(error)
             for hop in hops:
                 self.drop(hop.track, hop.epoch)
-                result.failures.append((hop, error))
+                result.failures.append((hop, reason))
             return []
         for hop in hops:
             self._stats[hop.track] = self._stats_of(hop.track).ticked()
@@ -297,7 +302,7 @@ class Engine:
             action()
         except Exception as error:  # reported to the one track that it concerns; the others go on
             self.drop(hop.track, hop.epoch)
-            result.failures.append((hop, error))
+            result.failures.append((hop, _reason(error)))
 
     def _is_late(self, now: float) -> bool:
         """Whether a live stream would miss its deadline at the present pace."""
@@ -331,3 +336,8 @@ class Engine:
         for hop in [hop for hop in self._flights if concerns(hop)]:
             self._rings.cancel(hop)
             del self._flights[hop]
+
+
+def _reason(error: Exception) -> Exception:
+    """A failure as it is reported. Where a GPU's memory is full the original would hold what it was full of."""
+    return memory_full(error) if isinstance(error, torch.OutOfMemoryError) else error

@@ -95,7 +95,7 @@ class LoraCatalogue:
             row[self._ids[digest]] = row.get(self._ids[digest], 0.0) + amount
         if not any(row.values()):
             return None
-        return self._library.strengths(row).cpu()
+        return self._library.strengths(row)
 
     def _is_enabled(self, lora: str) -> bool:
         return any(entry.id == lora and entry.state is LoraState.ENABLED for entry in self._library.entries())

@@ -148,7 +148,7 @@ class References:
             return
 
     def timbre(self) -> Tensor | None:
-        """Latents `[750, C]` of the timbre reference, None if there is none."""
+        """Latents `[750, C]` of the timbre reference, on the host; None if there is none."""
         return self._latents.get(("timbre", self._names.get("timbre", "")))
 
     def structure(self) -> Tensor | None:
@@ -168,8 +168,10 @@ class References:
         model_audio = yield from _resampled(audio, rate)
         heard = model_audio[:, timbre_indices(model_audio.shape[1], MODEL_RATE)]
         latents = yield from self._encoded(heard)
-        yield latents
-        return latents
+        # On the host: a condition is looked up by the hash of these, at every hop.
+        timbre = latents.cpu()
+        yield timbre
+        return timbre
 
     def _encode_structure(self, audio: Floats, rate: int) -> Work:
         model_audio = yield from _resampled(audio, rate)
@@ -179,11 +181,11 @@ class References:
         return hints
 
     def _encoded(self, model_audio: Tensor) -> Work:
-        codec = self._checkpoint.codec
+        codec, device = self._checkpoint.codec, self._checkpoint.placement.device
         frames = frames_to_cover(model_audio.shape[1], MODEL_RATE)
         parts = []
         for first in range(0, frames, PIECE_FRAMES):
-            parts.append(encode_window(codec, model_audio, first, min(PIECE_FRAMES, frames - first)))
+            parts.append(encode_window(codec, model_audio, first, min(PIECE_FRAMES, frames - first), device=device))
             yield None
         return torch.cat(parts)
 

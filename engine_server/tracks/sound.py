@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine_server.diffusion.curves import CurveLike
+from engine_server.diffusion.upload import upload
 from engine_server.model.blends import blend
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.conditioning import Condition
@@ -99,11 +100,11 @@ class TrackSound:
         if reference is None:
             context = own()
         else:
-            frames = torch.arange(span.first, span.stop) % len(reference)
-            context = self._checkpoint.structure.cover_context(reference[frames.to(reference.device)])
+            frames = torch.arange(span.first, span.stop, device=reference.device) % len(reference)
+            context = self._checkpoint.structure.cover_context(reference[frames])
         silence = self._checkpoint.silence
         channels = silence.shape[0]
-        share = torch.as_tensor(amount, dtype=torch.float32).reshape(-1, 1)
+        share = upload(torch.as_tensor(amount, dtype=torch.float32).reshape(-1, 1), silence.device)
         faded = share * context[:, :channels] + (1.0 - share) * silence
         return torch.cat([faded, context[:, channels:]], dim=-1)
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engine_server.diffusion.upload import upload
 from engine_server.model.checkpoint import Checkpoint
-from engine_server.model.windows import decode_window
+from engine_server.model.windows import Span
+from engine_server.tracks.decode import decode_audio
 from engine_server.tracks.geometry import WindowGeometry
-from engine_server.tracks.resample import MODEL_RATE, resample_span
 from shared_protocol.codec import Floats
 
 
@@ -27,7 +28,7 @@ class Stitcher:
         self._first_hop = geometry.hop_of(start_frame)
         self._hops: dict[int, Tensor] = {}
         steps = torch.arange(1, geometry.crossfade + 1, dtype=torch.float32)
-        self._fade_in = (steps / (geometry.crossfade + 1))[:, None]
+        self._fade_in = upload((steps / (geometry.crossfade + 1))[:, None], checkpoint.placement.device)
 
     def add(self, k: int, window: Tensor) -> None:
         """Take hop k's finished window `[past + hop + lookahead, C]`."""
@@ -40,19 +41,9 @@ class Stitcher:
         return all(hop in self._hops for hop in range(first, k + 1))
 
     def decode(self, k: int) -> Floats:
-        """Audio `[2, hop frames]` of `audio_span(k)` at the host's rate. Values beyond 1 are kept."""
+        """Audio `[2, hop frames]` of `audio_span(k)` at the host's rate. Raises ValueError as `decode_audio` does."""
         span = self._geometry.latent_span(k)
-        latents = torch.stack([self._latent(frame) for frame in range(span.first, span.stop)])
-        margin = self._geometry.decoder_margin
-        audio = decode_window(
-            self._checkpoint.codec,
-            latents,
-            margin,
-            len(span) - 2 * margin,
-            position=span.first,
-            silence=self._checkpoint.silence,
-        )
-        return resample_span(audio.contiguous().numpy(), MODEL_RATE, self._rate)
+        return decode_audio(self._checkpoint, self._latents(span), position=span.first, rate=self._rate)
 
     def forget_before(self, k: int) -> None:
         """Free the hops that no audio from hop k on needs."""
@@ -60,14 +51,18 @@ class Stitcher:
         for old in [hop for hop in self._hops if hop < needed]:
             del self._hops[old]
 
-    def _latent(self, frame: int) -> Tensor:
-        if frame < self._start:
-            return self._checkpoint.silence
-        geometry = self._geometry
-        k = geometry.hop_of(frame)
-        offset = frame - k * geometry.hop
-        own = self._hops[k][offset]
-        if offset >= geometry.crossfade or k == self._first_hop:
+    def _latents(self, span: Span) -> Tensor:
+        """The stitched latents `[T, C]` of a span."""
+        first, hop = max(span.first, self._start), self._geometry.hop
+        hops = range(first // hop, -(-span.stop // hop))
+        known = [self._part(k, max(first - k * hop, 0), min(span.stop - k * hop, hop)) for k in hops]
+        return torch.cat([self._checkpoint.silence.expand(max(first - span.first, 0), -1), *known])
+
+    def _part(self, k: int, first: int, stop: int) -> Tensor:
+        """Frames `[first, stop)` of a hop, counted from its own first."""
+        own, hop = self._hops[k][first:stop], self._geometry.hop
+        fading = min(stop, self._geometry.crossfade) - first
+        if fading <= 0 or k == self._first_hop:
             return own
-        before = self._hops[k - 1][geometry.hop + offset]
-        return before + self._fade_in[offset] * (own - before)
+        before = self._hops[k - 1][hop + first : hop + first + fading]
+        return torch.cat([before + self._fade_in[first : first + fading] * (own[:fading] - before), own[fading:]])

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine_server.diffusion.upload import upload
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.windows import Span, encode_window
 from engine_server.tracks.geometry import WindowGeometry
@@ -129,6 +130,6 @@ class Timeline:
         span = self._geometry.chunk_input(c)
         nothing = np.zeros((CHANNELS, samples_per_frame(self._rate)), dtype=np.float32)
         audio = np.concatenate([self._audio.get(f, nothing) for f in range(span.first, span.stop)], axis=1)
-        model_audio = torch.from_numpy(to_model(audio, self._rate))
-        latents = encode_window(self._checkpoint.codec, model_audio, margin, chunk)
-        return torch.where(torch.from_numpy(inside)[:, None], latents, silence)
+        model_audio, device = torch.from_numpy(to_model(audio, self._rate)), self._checkpoint.placement.device
+        latents = encode_window(self._checkpoint.codec, model_audio, margin, chunk, device=device)
+        return torch.where(upload(inside, device)[:, None], latents, silence)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-import numpy as np
 import torch
 
 from engine_server.diffusion.noise import PositionNoise
@@ -266,8 +265,6 @@ class Track:
         windows = []
         while run.stitcher.can_decode(run.next_audio_hop):
             audio = run.stitcher.decode(run.next_audio_hop)
-            if not np.isfinite(audio).all():
-                raise ValueError("the model's output is not finite")
             span = self.geometry.audio_span(run.next_audio_hop)
             skip = run.next_audio_frame - span.first
             size = audio.shape[1] // len(span)

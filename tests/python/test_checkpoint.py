@@ -15,10 +15,13 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import ATTENTION, LATENT, TEXT_WIDTH, WIDTH, build_tiny_checkpoint
 
+from engine_server.model import checkpoint as checkpoint_module
 from engine_server.model import hub
-from engine_server.model.checkpoint import load_checkpoint, placement
+from engine_server.model.checkpoint import load_checkpoint
 from engine_server.model.layouts import MODULES, build, read_layout
+from engine_server.model.memory import weight_bytes
 from engine_server.model.original_layout import part_configs, rename, sort_names
+from engine_server.model.placement import placement
 from shared_protocol.errors import DemonError
 
 XL_WIDTH = 48
@@ -344,12 +347,16 @@ def test_the_timbre_token_follows_the_width_unless_the_settings_say_otherwise(ti
     [
         (0, None, None, ("cpu", torch.float32)),
         (0, "cpu", "bfloat16", ("cpu", torch.bfloat16)),
-        (2, None, None, ("cuda", torch.bfloat16)),
+        (2, None, None, ("cuda:0", torch.bfloat16)),
+        (0, "auto", None, ("cpu", torch.float32)),
+        (1, "auto", None, ("cuda:0", torch.bfloat16)),
+        (2, "cuda", "float32", ("cuda:0", torch.float32)),
         (2, "cpu", None, ("cpu", torch.float32)),
         (2, "cuda:1", "float16", ("cuda:1", torch.float16)),
     ],
 )
 def test_placement_follows_the_machine_unless_told(monkeypatch, cuda, device, dtype, expected):
+    monkeypatch.delenv("DEMON_DEVICE")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     chosen = placement(device, dtype)
@@ -357,8 +364,31 @@ def test_placement_follows_the_machine_unless_told(monkeypatch, cuda, device, dt
 
 
 @pytest.mark.parametrize(
+    ("variable", "device", "expected"),
+    [
+        ("cpu", None, "cpu"),
+        ("cpu", "auto", "cpu"),
+        ("cpu", "cuda", "cuda:0"),
+        ("cuda:1", "auto", "cuda:1"),
+        ("", None, "cuda:0"),
+    ],
+)
+def test_the_environment_may_say_what_auto_means(monkeypatch, variable, device, expected):
+    monkeypatch.setenv("DEMON_DEVICE", variable)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(placement(device, None).device) == expected
+    monkeypatch.setenv("DEMON_DEVICE", "tpu")
+    with pytest.raises(DemonError, match="E_DEVICE: DEMON_DEVICE is 'tpu'"):
+        placement("auto", None)
+
+
+@pytest.mark.parametrize(
     ("device", "dtype", "code"),
-    [("cuda:2", None, "E_DEVICE"), ("gpu", None, "E_DEVICE"), ("meta", None, "E_DEVICE"), (None, "int8", "E_DTYPE")],
+    [
+        *[(name, None, "E_DEVICE") for name in ("cuda:2", "gpu", "meta", "cuda:-1", "cuda:", "CPU", "cpu:0")],
+        (None, "int8", "E_DTYPE"),
+    ],
 )
 def test_a_placement_that_cannot_be_is_named(monkeypatch, device, dtype, code):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -366,6 +396,59 @@ def test_a_placement_that_cannot_be_is_named(monkeypatch, device, dtype, code):
     with pytest.raises(DemonError) as caught:
         placement(device, dtype)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("cuda", "device", "build", "advice"),
+    [
+        (0, "cuda", None, "built for the CPU only"),
+        (0, "cuda:1", "13.0", "demon doctor"),
+        (1, "cuda:7", "13.0", "are cuda:0; take one"),
+        (3, "cuda:7", "13.0", "are cuda:0 to cuda:2; take one"),
+    ],
+)
+def test_where_there_is_no_such_gpu_it_is_said_what_to_do(monkeypatch, cuda, device, build, advice):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    with pytest.raises(DemonError, match="E_DEVICE") as caught:
+        placement(device, None)
+    assert repr(device) in caught.value.message
+    assert advice in caught.value.message
+    assert cuda or caught.value.message.endswith("or take device cpu")
+
+
+FULL = torch.OutOfMemoryError(
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8.00 GiB of which 1.00 MiB is free. "
+    "Including non-PyTorch memory, this process has 7.9 GiB memory in use. If reserved but unallocated memory is large try"
+)
+
+
+@pytest.mark.parametrize("part", ["build", "_load_text_encoder", "load_codec"])
+def test_a_checkpoint_that_does_not_fit_says_how_large_it_is(hinted, monkeypatch, part):
+    def fail(*_, **__):
+        raise FULL
+
+    monkeypatch.setattr(checkpoint_module, part, fail)
+    with pytest.raises(DemonError, match="E_MEMORY: tiny does not fit on cpu") as caught:
+        load_checkpoint(str(hinted), device="cpu")
+    text = caught.value.message
+    assert "which 1.00 MiB is free" in text
+    assert "non-PyTorch" not in text
+    assert "cuda:N" in text
+    assert caught.value.__cause__.__traceback__ is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_size_of_a_checkpoint_is_that_of_its_weights(hinted, original, dtype):
+    for folder in (hinted, original):
+        loaded = load_checkpoint(str(folder), device="cpu", dtype=dtype)
+        modules = (
+            loaded.transformer, loaded.codec, *loaded.structure._need_tokens(),
+            loaded.conditioner._modules["text_encoder"], loaded.conditioner._modules["condition_encoder"],
+        )  # fmt: skip
+        expected = sum(tensor.nbytes for module in modules for tensor in module.parameters())
+        buffers = 2**20 * 8  # the latents of silence, which are a buffer
+        assert expected <= weight_bytes(read_layout(folder), loaded.placement) < expected + buffers
 
 
 @torch.no_grad()

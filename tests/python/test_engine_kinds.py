@@ -12,10 +12,12 @@ import msgspec
 import pytest
 from diffusers.models import AutoencoderOobleck
 
+from engine_server.model.checkpoint import EMBEDDED
 from engine_server.model.layouts import read_layout
 from shared_protocol.errors import DemonError
 from trt_engines import build_report
 from trt_engines.build_report import Built, seconds_of
+from trt_engines.calibration import SHIPPED
 from trt_engines.engine_folder import ENGINE, METADATA, UNFINISHED, EngineFolder, file_hash
 from trt_engines.engine_kinds import (
     DURATIONS_S,
@@ -27,6 +29,7 @@ from trt_engines.engine_kinds import (
 )
 from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
 from trt_engines.profiles import Span
+from trt_engines.recipes import RECIPES
 from trt_engines.sizes import disk_bytes, engine_bytes, model_shape, weights_of
 
 TWO_B = ModelShape("", 1920)
@@ -46,7 +49,7 @@ def folder(tmp_path):
     return EngineFolder(tmp_path / "engines", "ACE-Step/turbo", HASH)
 
 
-def publish(folder, kind, *, content=b"engine", machine=HERE):
+def publish(folder, kind, *, content=b"engine", machine=HERE, recipe=None):
     with folder.unfinished() as place:
         built = place / kind.name
         built.mkdir()
@@ -57,6 +60,8 @@ def publish(folder, kind, *, content=b"engine", machine=HERE):
             name=kind.name,
             precision=kind.precision,
             is_refittable=kind.is_refittable,
+            recipe=recipe or str(RECIPES[kind.precision]),
+            calibration_hash=folder.calibration_hash(kind),
             machine=machine,
             checkpoint=folder.checkpoint,
             checkpoint_hash=folder.checkpoint_hash,
@@ -73,13 +78,14 @@ def publish(folder, kind, *, content=b"engine", machine=HERE):
 
 def test_names_say_what_distinguishes_engines():
     names = [kind.name for kind in kinds_to_build(TWO_B, durations_s=DURATIONS_S)]
-    assert names[:3] == ["decoder_bf16_b8_60s", "decoder_bf16_b8_120s", "decoder_bf16_b8_240s"]
+    assert names[:3] == ["decoder_mixed_b8_60s", "decoder_mixed_b8_120s", "decoder_mixed_b8_240s"]
     assert {"vae_decode_fp16_3to30s", "vae_decode_fp16_1s_fixed", "vae_decode_fp16_60s", "vae_encode_fp16_240s"} < set(
         names
     )
     assert len(set(names)) == len(names)
-    assert decoder_kind(XL, 60, is_refittable=True).name == "decoder_xl_bf16_refit_b4_60s"
-    assert decoder_kind(TWO_B, 60, precision="fp16").name == "decoder_fp16_b8_60s"
+    assert decoder_kind(XL, 60, is_refittable=True).name == "decoder_xl_mixed_refit_b4_60s"
+    for precision in RECIPES:
+        assert decoder_kind(TWO_B, 60, precision=precision).name == f"decoder_{precision}_b8_60s"
 
 
 def test_every_engine_takes_what_is_asked_of_it():
@@ -153,6 +159,45 @@ def test_an_engine_of_other_weights_or_shapes_is_not_loaded(folder):
     assert "checkpoint 5f5f5f5f5f5f, here 5f5f5f5f5f5f" in refused(other.check, kind, HERE).message
     wider = replace(kind, axes=decoder_kind(TWO_B, 120).axes)
     assert "built for sizes" in refused(folder.check, wider, HERE).message
+
+
+def test_an_engine_of_another_recipe_of_that_name_is_not_loaded(folder):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind, recipe="trunk bf16; layers.* fp16")
+    error = refused(folder.check, kind, HERE)
+    assert error.code == "E_ENGINE_STALE"
+    assert "by the recipe trunk bf16; layers.* fp16, here trunk bf16; time_embed" in error.message
+
+
+def test_an_fp8_engine_of_another_calibration_is_not_loaded(folder):
+    kind = decoder_kind(TWO_B, 60, precision="fp8")
+    error = refused(folder.calibration_hash, kind)
+    assert error.code == "E_CALIBRATION"
+    assert "run: demon engines calibrate --checkpoint ACE-Step/turbo" in error.message
+    folder.path.mkdir(parents=True)
+    folder.own_calibration.write_bytes(b"{}")
+    publish(folder, kind)
+    assert folder.check(kind, HERE).calibration_hash == file_hash(folder.calibration)
+    folder.own_calibration.write_bytes(b"{ }")
+    error = refused(folder.check, kind, HERE)
+    assert error.code == "E_ENGINE_STALE"
+    assert "built by the calibration" in error.message
+    assert folder.check(publish_mixed(folder), HERE).calibration_hash is None
+
+
+def publish_mixed(folder):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind)
+    return kind
+
+
+def test_the_embedded_checkpoint_comes_with_a_calibration_which_the_users_own_comes_before(tmp_path):
+    folder = EngineFolder(tmp_path, EMBEDDED, HASH)
+    assert folder.calibration == SHIPPED
+    assert SHIPPED.is_file()
+    folder.path.mkdir()
+    folder.own_calibration.write_bytes(b"{}")
+    assert folder.calibration == folder.own_calibration
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "gone", "no note", "half a note", "note of another kind"])

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from engine_server.cli import app
@@ -11,9 +13,10 @@ from engine_server.folders import data_folder
 from shared_protocol.errors import DemonError
 from trt_engines import builder, tensorrt_library
 from trt_engines.build_report import NAME
-from trt_engines.engine_folder import EngineFolder
+from trt_engines.engine_folder import EngineFolder, file_hash
 from trt_engines.engine_kinds import ModelShape, decoder_kind
 from trt_engines.metadata import read_metadata
+from trt_engines.recipes import RECIPES
 
 try:
     tensorrt_library.load_tensorrt()
@@ -30,7 +33,11 @@ def home(tmp_path, monkeypatch):
 
 
 def run(*arguments, status=0):
-    result = CliRunner().invoke(app, ["engines", "build", *map(str, arguments)])
+    return invoke("build", *arguments, status=status)
+
+
+def invoke(*arguments, status=0):
+    result = CliRunner().invoke(app, ["engines", *map(str, arguments)])
     assert result.exit_code == status, result.output
     return result.output
 
@@ -42,7 +49,7 @@ def folder_of(home):
 
 def test_what_would_be_built_is_told_and_nothing_is_written(home, tiny_folder):
     said = run("--checkpoint", tiny_folder, "--all", "--for", "SM90", "--dry-run")
-    for name in ("decoder_bf16_b8_60s", "decoder_bf16_b8_120s", "decoder_bf16_b8_240s"):
+    for name in ("decoder_mixed_b8_60s", "decoder_mixed_b8_120s", "decoder_mixed_b8_240s"):
         assert name in said
     assert "not built yet" in said
     assert "not known yet" in said
@@ -90,12 +97,53 @@ def test_a_build_that_is_interrupted_leaves_the_engine_that_was_there(home, tiny
         (("--duration", "90", "--for", "SM90"), "90 s"),
         (("--decoder-only", "--vae-only"), "nothing to build"),
         (("--for", "SM3"), "SM3"),
+        (("--for", "SM86", "--precision", "fp8"), "SM86 has no FP8: that begins with SM89"),
+        (("--for", "SM90", "--decoder-only", "--precision", "fp8"), "run: demon engines calibrate --checkpoint"),
     ],
 )
 def test_what_cannot_be_built_is_told(home, tiny_folder, arguments, word):
     result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), *arguments])
     assert result.exit_code != 0
     assert word in result.output + result.stderr
+
+
+@pytest.fixture
+def song(tmp_path):
+    path = tmp_path / "song.wav"
+    soundfile.write(path, np.random.default_rng(5).normal(0, 0.1, (24_000, 2)), 48_000)
+    return path
+
+
+def test_an_fp8_engine_is_built_by_a_calibration_and_again_by_another(home, tiny_folder, song):
+    def calibrated(*music):
+        said = invoke("calibrate", *music, "--checkpoint", tiny_folder)
+        assert str(folder_of(home)) in said
+
+    given = ("--checkpoint", tiny_folder, "--decoder-only", "--precision", "fp8", "--for", "SM89")
+    calibrated(song)
+    assert "decoder_fp8_b8_60s" in run(*given)
+    note = folder_of(home) / "decoder_fp8_b8_60s" / "metadata.json"
+    first, graph = read_metadata(note), folder_of(home) / "_onnx" / "decoder_fp8.onnx"
+    assert first.calibration_hash == file_hash(folder_of(home) / "calibration.json")
+    assert first.recipe == str(RECIPES["fp8"])
+    assert RECIPES["fp8"].name in run(*given, "--dry-run")
+    before = graph.read_bytes()
+    louder = song.with_name("louder.wav")
+    soundfile.write(louder, np.random.default_rng(6).normal(0, 0.3, (24_000, 2)), 48_000)
+    calibrated(song, louder)
+    assert "built by the calibration" in run(*given)
+    assert read_metadata(note).calibration_hash != first.calibration_hash
+    assert graph.read_bytes() != before
+
+
+def test_what_each_precision_costs_is_printed(home, tiny_folder, song):
+    said = invoke("precision", song, "--checkpoint", tiny_folder)
+    rows = {line.split()[1]: line for line in said.splitlines() if line.startswith("│")}
+    assert list(rows) == ["fp32", "bf16", "fp16", "mixed"]
+    off = {name: float(row.split("│")[3].split()[0]) for name, row in rows.items()}
+    assert off["fp32"] < off["fp16"] < off["mixed"] < 10
+    assert "fp8 is left out" in said
+    assert "demon engines calibrate" in said
 
 
 def test_without_a_gpu_one_has_to_be_named(home, tiny_folder, monkeypatch):

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
-from trt_rig import HOP, MAX_FRAMES, decoder, eager, inputs, oobleck
+from trt_rig import HOP, MAX_FRAMES, decoder, eager, inputs, largest_inputs, oobleck
 
 from shared_protocol.errors import DemonError
 from trt_engines import tensorrt_library
@@ -27,6 +29,7 @@ from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
 from trt_engines.onnx_files import check_names
 from trt_engines.parse_network import parse_network
+from trt_engines.recipes import RECIPES
 
 ROWS, FRAMES, TOKENS = Span(1, 2, 4), Span(2, 40, MAX_FRAMES), Span(1, 8, 16)
 CAPABILITIES = ["SM89", "SM120"]
@@ -38,24 +41,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def in_float32(folder):
-    """A model and its ONNX file."""
-    model = decoder()
-    export_decoder(model, folder / "float32.onnx", max_frames=MAX_FRAMES)
-    return model, folder / "float32.onnx"
+def model():
+    """Like XL, in float32."""
+    return decoder("xl")
 
 
 @pytest.fixture(scope="module")
-def in_bfloat16(folder):
-    """A model like XL, in float32, and its ONNX file, which has attention as an operator."""
-    model = decoder("xl")
-    export_decoder(model, folder / "bfloat16.onnx", dtype=torch.bfloat16, max_frames=MAX_FRAMES)
-    return model, folder / "bfloat16.onnx"
+def exported(model, folder):
+    """The model's ONNX file by a recipe; beside float32 all have attention as an operator."""
+
+    @functools.cache
+    def export(name):
+        path = folder / f"{name}.onnx"
+        largest = largest_inputs(model, [inputs(model, 2, 40, 8)])
+        export_decoder(model, path, recipe=RECIPES[name], largest_inputs=largest, max_frames=MAX_FRAMES)
+        return path
+
+    return export
 
 
-@pytest.fixture(params=["in_float32", "in_bfloat16"])
-def decoder_file(request):
-    return request.getfixturevalue(request.param)
+@pytest.fixture(params=sorted(RECIPES))
+def recipe(request):
+    return RECIPES[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +89,12 @@ def operator(path, kind, given, result, *, opset=20, **attributes):
     return path
 
 
-def test_a_decoder_parses_with_the_weights_of_a_lora_by_name(decoder_file):
-    model, path = decoder_file
+def test_a_decoder_parses_with_the_weights_of_a_lora_by_name(model, exported, recipe):
+    path = exported(recipe.name)
     parsed = parse_network(path)
-    check_names(parsed.constants(), refit_weights(model), where=path.name)
+    wanted = refit_weights(model, recipe)
+    check_names(parsed.constants(), wanted, where=path.name)
+    assert all(parsed.network.mark_weights_refittable(name) for name in wanted)
     width = model.condition_embedder.in_features
     assert parsed.inputs() == {
         "hidden_states": (-1, -1, 64),
@@ -96,8 +105,8 @@ def test_a_decoder_parses_with_the_weights_of_a_lora_by_name(decoder_file):
     }
 
 
-def test_a_decoder_builds_for_gpus_that_are_not_here(decoder_file, tmp_path):
-    _, path = decoder_file
+def test_a_decoder_builds_for_gpus_that_are_not_here(exported, recipe, tmp_path):
+    path = exported(recipe.name)
     engine = tmp_path / "decoder.engine"
     engine.write_bytes(b"an older one")
     size = build_engine(path, engine, decoder_axes(ROWS, FRAMES, TOKENS), compute_capabilities=CAPABILITIES)
@@ -105,8 +114,13 @@ def test_a_decoder_builds_for_gpus_that_are_not_here(decoder_file, tmp_path):
     assert list(tmp_path.iterdir()) == [engine]
 
 
-def test_an_engine_is_built_for_no_longer_windows_than_the_model_has_tables_for(in_float32, tmp_path):
-    _, path = in_float32
+def test_fp8_does_not_build_for_gpus_that_have_none(exported, tmp_path):
+    with pytest.raises(DemonError, match=r"E_ENGINE_BUILD: .*fp8_e4m3"):
+        build_engine(exported("fp8"), tmp_path / "e", decoder_axes(ROWS, FRAMES, TOKENS), compute_capabilities=["SM86"])
+
+
+def test_an_engine_is_built_for_no_longer_windows_than_the_model_has_tables_for(exported, tmp_path):
+    path = exported("fp32")
     axes = decoder_axes(ROWS, Span(2, 40, MAX_FRAMES + 2), TOKENS)
     with pytest.raises(
         DemonError, match=f"is 2 / 40 / {MAX_FRAMES + 2}; the model was exported for {MAX_FRAMES}"
@@ -115,10 +129,11 @@ def test_an_engine_is_built_for_no_longer_windows_than_the_model_has_tables_for(
     assert raised.value.code == "E_FIELD"
 
 
-def test_a_bfloat16_decoder_is_eager_in_float32_but_for_rounding(in_bfloat16):
+def test_a_bfloat16_decoder_is_eager_in_float32_but_for_rounding(model, exported):
     """By ONNX's own reference, because onnxruntime has no bfloat16 on the CPU."""
-    model, path = in_bfloat16
-    kinds = {part.data_type for part in onnx.load(path).graph.initializer if part.name in refit_weights(model)}
+    path = exported("bf16")
+    names = refit_weights(model, RECIPES["bf16"])
+    kinds = {part.data_type for part in onnx.load(path).graph.initializer if part.name in names}
     assert kinds == {onnx.TensorProto.BFLOAT16}
     case = inputs(model, 2, 20, 5)
     (velocity,) = ReferenceEvaluator(str(path)).run(None, {name: value.numpy() for name, value in case.items()})

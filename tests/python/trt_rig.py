@@ -10,6 +10,7 @@ from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
 
 from engine_server.model.dit import DitForward
+from trt_engines.calibrate import recorded
 
 SIZES = {
     "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
@@ -83,3 +84,11 @@ def _varied(vae):
         if name.endswith(("alpha", "beta")):
             part.normal_(0, 0.3)
     return vae
+
+
+def largest_inputs(model, cases):
+    """Of every Linear of the blocks, over some inputs of the exported decoder."""
+    with recorded(model) as largest, torch.no_grad():
+        for case in cases:
+            eager(model)(**case)
+    return dict(largest)

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the host to a device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def upload(values: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
+    """Values on a device; those that lie there already as they are. Any thread.
+
+    To CUDA they go through pinned memory, without waiting for what the device is doing; `values` may be written to at once.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which arithmetic each part of the decoder has in an engine, as data.
+
+The trunk is what is not a Linear: the residual stream, attention, norms and tables. Float16 ends at 65504, bfloat16 as far out as
+float32 but with an eighth of float16's precision; so the stream, which grows from block to block, is bfloat16, and the Linears,
+whose inputs are normalised, may be float16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+
+from trt_engines.engine_kinds import Precision
+
+Arithmetic = Literal["fp32", "bf16", "fp16", "fp8"]
+DTYPES: dict[Arithmetic, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.float8_e4m3fn,
+}
+BLOCKS = "layers."
+"""Beginning of the module paths of everything within the transformer's blocks."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The trunk's arithmetic, and rules for Linears and the two patch convolutions: the first whose pattern matches counts.
+
+    A pattern is a module path of diffusers' transformer in which `*` stands for anything, dots included. What no rule matches
+    computes as the trunk does. FP8 is for Linears of the blocks only. Raises ValueError for FP8 elsewhere.
+    """
+
+    name: Precision
+    trunk: Literal["fp32", "bf16", "fp16"]
+    rules: tuple[tuple[str, Arithmetic], ...] = ()
+
+    def __post_init__(self) -> None:
+        for pattern, arithmetic in self.rules:
+            if arithmetic == "fp8" and not pattern.startswith(BLOCKS):
+                raise ValueError(f"{self.name}: {pattern} is beyond the blocks, where nothing is calibrated for fp8")
+
+    def __str__(self) -> str:
+        """All of it but the name, as engines' notes have it."""
+        return "; ".join([f"trunk {self.trunk}", *(f"{pattern} {arithmetic}" for pattern, arithmetic in self.rules)])
+
+    def arithmetic(self, path: str) -> Arithmetic:
+        """Of the Linear or convolution at a module path."""
+        return next((arithmetic for pattern, arithmetic in self.rules if fnmatchcase(path, pattern)), self.trunk)
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether some Linear is quantised, and so needs to know how large its inputs become."""
+        return any(arithmetic == "fp8" for _, arithmetic in self.rules)
+
+
+ENDS: tuple[tuple[str, Arithmetic], ...] = (("time_embed*", "fp32"), ("proj_out_conv", "fp32"))
+"""Where errors reach every frame, or the result without anything after them; next to nothing of the work is there."""
+
+RECIPES: dict[Precision, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fp32", "fp32"),
+        Recipe("bf16", "bf16"),
+        Recipe("fp16", "fp16"),
+        Recipe("mixed", "bf16", (*ENDS, (BLOCKS + "*", "fp16"))),
+        Recipe("fp8", "bf16", (*ENDS, (BLOCKS + "*", "fp8"))),
+    )
+}
