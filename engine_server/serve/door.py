@@ -29,9 +29,10 @@ a connection whose first command is wrong. A peer without CURVE has sent its gre
 QUEUED_EVENTS = 2_000
 """By so many connections ZeroMQ's thread may be ahead of the door; then it waits."""
 TELL_EVERY_S = 10.0
-UNNAMED_S = 1.0
-"""Who was accepted so long ago, and has not said who it is, is not about to."""
+UNNAMED_S, UNNAMED_BYTES = 1.0, 65_536
+"""Who was accepted so long ago, or has sent so much, and has not said who it is, is not about to: a `hello` has 1000 bytes."""
 _EVENT = struct.Struct("=HI")
+_NO_LINGERING = struct.pack("ii", 1, 0)
 _BYTES_RECEIVED = struct.Struct("=Q")
 _BYTES_RECEIVED_AT = 128
 """Where Linux's `struct tcp_info` has `tcpi_bytes_received`."""
@@ -123,9 +124,8 @@ class Door:
             one = self._connections.get(handle)
             if one is None or one.is_cut:
                 return
-            is_nobodys = one.owner is None and time.monotonic() - one.accepted_at > UNNAMED_S
-            if one.owner == routing_id or is_nobodys:
-                self._close(one)
+            if one.owner == routing_id or (one.owner is None and _has_had_its_time(one)):
+                self._close(one, resets=True)
 
     def _run(self) -> None:
         try:
@@ -169,12 +169,17 @@ class Door:
                 )
                 self._told_at, self._closed = now, 0
 
-    def _close(self, one: Connection) -> None:
-        """Shut the connection down; ZeroMQ sees its end and closes it."""
+    def _close(self, one: Connection, *, resets: bool = False) -> None:
+        """Shut the connection down; ZeroMQ sees its end and closes it.
+
+        resets: with an RST then, so that neither system keeps what is on the way.
+        """
         one.is_cut = True
         with _borrowed(one.handle) as borrowed, contextlib.suppress(OSError):
             # ZeroMQ may have closed the connection and something else may have its number: cut none but those of this address.
             if borrowed is not None and borrowed.getpeername()[0] == one.address:
+                if resets:
+                    borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
                 borrowed.shutdown(socket.SHUT_RDWR)
 
 
@@ -196,12 +201,22 @@ def _borrowed(handle: int) -> Iterator[socket.socket | None]:
         yield borrowed
 
 
+def _has_had_its_time(one: Connection) -> bool:
+    """Whether it would have said by now who it is, if it were going to."""
+    return time.monotonic() - one.accepted_at > UNNAMED_S or _bytes_received(one) > UNNAMED_BYTES
+
+
 def _has_proved(one: Connection) -> bool:
-    """Whether it has sent more than anybody could; where the system does not tell, nobody has."""
+    """Whether it has sent more than anybody could."""
+    return _bytes_received(one) > HANDSHAKE_BYTES
+
+
+def _bytes_received(one: Connection) -> int:
+    """How much it has sent; 0 where the system does not tell."""
     with _borrowed(one.handle) as borrowed:
         if borrowed is None or not hasattr(socket, "TCP_INFO"):
-            return False
+            return 0
         with contextlib.suppress(OSError, struct.error):
             info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            return bool(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0] > HANDSHAKE_BYTES)
-        return False
+            return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
+        return 0

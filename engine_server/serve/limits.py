@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared_protocol.errors import DemonError
 
@@ -47,9 +47,18 @@ class Limits:
     patience: int = 8_000
     """Messages that are refused in one flood before the connection is closed: what comes faster than it is refused waits in
     ZeroMQ, which has no bound of its own."""
+    unknown: int = 1_000
+    """The same two, of messages that belong to no track: a client says `hello`, or what it had queued for an engine that is gone.
+    Whoever floods a server without a track is cut off sooner."""
     tracks: int = 64
     """Of one client: as many as the server takes at all, since a whole song may come from one machine. Lower it where
     several people share an engine."""
+
+    def before_hello(self) -> Limits:
+        """For messages that belong to no track."""
+        return replace(
+            self, messages_burst=min(self.messages_burst, self.unknown), patience=min(self.patience, self.unknown)
+        )
 
 
 class FloodError(DemonError):
@@ -126,7 +135,7 @@ class Account:
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.tracks = 0
-        self.meter = Meter(limits, clock)
+        self.meter = Meter(limits.before_hello(), clock)
         """For messages of routing ids that are no track."""
         self._limits, self._clock = limits, clock
         self._questions = TokenBucket(QUESTIONS_PER_S, QUESTIONS_AT_ONCE, clock)

@@ -155,7 +155,7 @@ class Server:
             epoch = getattr(packet.header, "epoch", 0)
             if is_audio != isinstance(packet.header, m.ORDERED):
                 raise DemonError("E_UNKNOWN_MESSAGE", "this message belongs to the other socket")
-            if isinstance(packet.header, m.Hello | m.Begin | m.Status):
+            if client or isinstance(packet.header, m.Hello | m.Begin | m.Status):
                 self._sockets.claim(socket, received)
             if isinstance(packet.header, m.Hello):
                 self._greet(routing_id, user, client, packet.header)

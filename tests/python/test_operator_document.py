@@ -32,6 +32,10 @@ def row(what):
         f"bursts of {LIMITS.messages_burst:.0f} and {LIMITS.bytes_burst / GIB:.0f} GiB",
         f"after {LIMITS.patience} of them",
     ]),
+    ("traffic without a track", [
+        f"{LIMITS.messages_per_s:.0f} messages per second, after a burst of {LIMITS.unknown}",
+        f"after {LIMITS.unknown} of them",
+    ]),
     ("messages that wait for the engine", [
         f"{LIMITS.held_bytes / MIB:.0f} MiB per track, {server.MAX_HELD_BYTES / GIB:.0f} GiB of all",
     ]),
