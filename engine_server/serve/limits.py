@@ -62,7 +62,11 @@ class Limits:
 
 
 class FloodError(DemonError):
-    """A flood has lasted too long: the connection that it comes by is to be closed."""
+    """A flood has lasted too long: the connection that it comes by is to be closed. size: of what was refused since the last."""
+
+    def __init__(self, text: str, size: int) -> None:
+        super().__init__("E_RATE", text)
+        self.size = size
 
 
 class TokenBucket:
@@ -105,8 +109,8 @@ class Meter:
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, clock)
         self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst, clock)
-        self._refused = 0
-        """Messages, since nothing needed to be remembered."""
+        self._refused = self._refused_bytes = 0
+        """Messages, since nothing needed to be remembered, and bytes since patience ended last."""
 
     def admit(self, size: int) -> None:
         """Count a message of so many bytes. Raises DemonError `E_RATE` for one too many, which then is to be dropped unread, and
@@ -115,15 +119,19 @@ class Meter:
         It still counts as a message, so a flood does not earn back what it wastes.
         """
         if self._refused and self.is_idle():
-            self._refused = 0
+            self._refused = self._refused_bytes = 0
         if not self._messages.take():
-            raise self._refusal(f"more than {self._limits.messages_per_s:g} messages per second: send fewer")
+            raise self._refusal(f"more than {self._limits.messages_per_s:g} messages per second: send fewer", size)
         if not self._bytes.take(size):
-            raise self._refusal(f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less")
+            raise self._refusal(f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less", size)
 
-    def _refusal(self, text: str) -> DemonError:
+    def _refusal(self, text: str, size: int) -> DemonError:
         self._refused += 1
-        return (DemonError if self._refused % self._limits.patience else FloodError)("E_RATE", text)
+        self._refused_bytes += size
+        if self._refused % self._limits.patience:
+            return DemonError("E_RATE", text)
+        total, self._refused_bytes = self._refused_bytes, 0
+        return FloodError(text, total)
 
     def is_idle(self) -> bool:
         """Whether nothing needs to be remembered of it."""

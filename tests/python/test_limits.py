@@ -113,6 +113,7 @@ def test_patience_with_a_flood_ends_and_comes_back_with_calm(clock):
         assert {error.code for error in refusals} == {"E_RATE"}
         ends = [number for number, error in enumerate(refusals, 1) if isinstance(error, FloodError)]
         assert ends == [4, 8]
+        assert [error.size for error in refusals if isinstance(error, FloodError)] == [4, 4]
         clock.now += 1
 
 
