@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import struct
@@ -29,9 +30,10 @@ a connection whose first command is wrong. A peer without CURVE has sent its gre
 QUEUED_EVENTS = 2_000
 """By so many connections ZeroMQ's thread may be ahead of the door; then it waits."""
 TELL_EVERY_S = 10.0
-UNNAMED_S = 1.0
-"""Who was accepted so long ago, and has not said who it is, is not about to."""
+NAMED_S = 1.0
+"""So long a connection is known to be of whoever has spoken by it."""
 _EVENT = struct.Struct("=HI")
+_NO_LINGERING = struct.pack("ii", 1, 0)
 _BYTES_RECEIVED = struct.Struct("=Q")
 _BYTES_RECEIVED_AT = 128
 """Where Linux's `struct tcp_info` has `tcpi_bytes_received`."""
@@ -44,12 +46,14 @@ class Connection:
 
     handle: int
     address: str
-    accepted_at: float = 0.0
     is_proved: bool = False
     """It has sent more than anybody could."""
     is_cut: bool = False
     owner: bytes | None = None
-    """The routing id of whoever has said by it who it is."""
+    """The routing id of whoever has spoken by it last, and is known; when it did."""
+    claimed_at: float = -math.inf
+    seen_bytes: int = 0
+    """Received when it was last accused of a flood."""
 
 
 def choose(connections: Iterable[Connection], has_proved: Callable[[Connection], bool]) -> Connection | None:
@@ -108,24 +112,24 @@ class Door:
                 self._close(one)
 
     def claim(self, handle: int, routing_id: bytes) -> None:
-        """The connection that a message came from is its sender's, who said so: another's flood does not end it. Any thread."""
+        """The connection that a message came from is its sender's, who is known: another's flood does not end it. Any thread."""
         with self._lock:
             if one := self._connections.get(handle):
-                one.owner = routing_id
+                one.owner, one.claimed_at = routing_id, time.monotonic()
 
-    def end_flood(self, handle: int, routing_id: bytes) -> None:
-        """Close the connection that a flood comes by, unless it is another's by now. Any thread.
+    def end_flood(self, handle: int, routing_id: bytes, size: int) -> None:
+        """Close the connection by which a flood comes, of which so many bytes were refused since it was last told of. Any thread.
 
-        What is read of a flood may be of a connection that has ended, whose number has since been given to somebody else: to one
-        who has said who it is, or was accepted so lately that it may not have had the time.
+        What is read of a flood may be of a connection that has ended, whose number has since been given to somebody else. So
+        its sender must have spoken by this one, or nobody else just now, and this one must have received as much meanwhile.
         """
         with self._lock:
             one = self._connections.get(handle)
             if one is None or one.is_cut:
                 return
-            is_nobodys = one.owner is None and time.monotonic() - one.accepted_at > UNNAMED_S
-            if one.owner == routing_id or is_nobodys:
-                self._close(one)
+            is_anothers = one.owner != routing_id and time.monotonic() - one.claimed_at < NAMED_S
+            if _has_received(one, size) and not is_anothers:
+                self._close(one, resets=True)
 
     def _run(self) -> None:
         try:
@@ -154,7 +158,7 @@ class Door:
             if borrowed is None or borrowed.family not in (socket.AF_INET, socket.AF_INET6):
                 return
             with contextlib.suppress(OSError):
-                self._connections[handle] = Connection(handle, str(borrowed.getpeername()[0]), time.monotonic())
+                self._connections[handle] = Connection(handle, str(borrowed.getpeername()[0]))
         if sum(not one.is_cut for one in self._connections.values()) > self._most:
             self._make_room()
 
@@ -169,12 +173,17 @@ class Door:
                 )
                 self._told_at, self._closed = now, 0
 
-    def _close(self, one: Connection) -> None:
-        """Shut the connection down; ZeroMQ sees its end and closes it."""
+    def _close(self, one: Connection, *, resets: bool = False) -> None:
+        """Shut the connection down; ZeroMQ sees its end and closes it.
+
+        resets: with an RST then, so that neither system keeps what is on the way.
+        """
         one.is_cut = True
         with _borrowed(one.handle) as borrowed, contextlib.suppress(OSError):
             # ZeroMQ may have closed the connection and something else may have its number: cut none but those of this address.
             if borrowed is not None and borrowed.getpeername()[0] == one.address:
+                if resets:
+                    borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
                 borrowed.shutdown(socket.SHUT_RDWR)
 
 
@@ -196,12 +205,26 @@ def _borrowed(handle: int) -> Iterator[socket.socket | None]:
         yield borrowed
 
 
+def _has_received(one: Connection, size: int) -> bool:
+    """Whether it has received more than that since it was last asked; where the system does not tell, it may have."""
+    received = _bytes_received(one)
+    if received is None:
+        return True
+    before, one.seen_bytes = one.seen_bytes, received
+    return received - before > size
+
+
 def _has_proved(one: Connection) -> bool:
     """Whether it has sent more than anybody could; where the system does not tell, nobody has."""
+    return (_bytes_received(one) or 0) > HANDSHAKE_BYTES
+
+
+def _bytes_received(one: Connection) -> int | None:
+    """How much it has sent, as far as the system tells."""
     with _borrowed(one.handle) as borrowed:
         if borrowed is None or not hasattr(socket, "TCP_INFO"):
-            return False
+            return None
         with contextlib.suppress(OSError, struct.error):
             info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            return bool(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0] > HANDSHAKE_BYTES)
-        return False
+            return int(_BYTES_RECEIVED.unpack_from(info, _BYTES_RECEIVED_AT)[0])
+        return None

@@ -105,7 +105,7 @@ class Gateway:
                 self._receive(received, fleet)
             except DemonError as error:
                 if isinstance(error, FloodError):
-                    self._sockets.end_flood(self._socket, received)
+                    self._sockets.end_flood(self._socket, received, error.size)
                 self._refusals[error.code] += 1
                 if error.code != "E_RATE":
                     answer = m.Error(error.code, error.message[:256], 0)

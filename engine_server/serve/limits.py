@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared_protocol.errors import DemonError
 
@@ -47,13 +47,26 @@ class Limits:
     patience: int = 8_000
     """Messages that are refused in one flood before the connection is closed: what comes faster than it is refused waits in
     ZeroMQ, which has no bound of its own."""
+    unknown: int = 1_000
+    """The same two, of messages that belong to no track: a client says `hello`, or what it had queued for an engine that is gone.
+    Whoever floods a server without a track is cut off sooner."""
     tracks: int = 64
     """Of one client: as many as the server takes at all, since a whole song may come from one machine. Lower it where
     several people share an engine."""
 
+    def before_hello(self) -> Limits:
+        """For messages that belong to no track."""
+        return replace(
+            self, messages_burst=min(self.messages_burst, self.unknown), patience=min(self.patience, self.unknown)
+        )
+
 
 class FloodError(DemonError):
-    """A flood has lasted too long: the connection that it comes by is to be closed."""
+    """A flood has lasted too long: the connection that it comes by is to be closed. size: of what was refused since the last."""
+
+    def __init__(self, text: str, size: int) -> None:
+        super().__init__("E_RATE", text)
+        self.size = size
 
 
 class TokenBucket:
@@ -96,8 +109,8 @@ class Meter:
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, clock)
         self._bytes = TokenBucket(limits.bytes_per_s, limits.bytes_burst, clock)
-        self._refused = 0
-        """Messages, since nothing needed to be remembered."""
+        self._refused = self._refused_bytes = 0
+        """Messages, since nothing needed to be remembered, and bytes since patience ended last."""
 
     def admit(self, size: int) -> None:
         """Count a message of so many bytes. Raises DemonError `E_RATE` for one too many, which then is to be dropped unread, and
@@ -106,15 +119,19 @@ class Meter:
         It still counts as a message, so a flood does not earn back what it wastes.
         """
         if self._refused and self.is_idle():
-            self._refused = 0
+            self._refused = self._refused_bytes = 0
         if not self._messages.take():
-            raise self._refusal(f"more than {self._limits.messages_per_s:g} messages per second: send fewer")
+            raise self._refusal(f"more than {self._limits.messages_per_s:g} messages per second: send fewer", size)
         if not self._bytes.take(size):
-            raise self._refusal(f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less")
+            raise self._refusal(f"more than {self._limits.bytes_per_s / MIB:g} MiB per second: send less", size)
 
-    def _refusal(self, text: str) -> DemonError:
+    def _refusal(self, text: str, size: int) -> DemonError:
         self._refused += 1
-        return (DemonError if self._refused % self._limits.patience else FloodError)("E_RATE", text)
+        self._refused_bytes += size
+        if self._refused % self._limits.patience:
+            return DemonError("E_RATE", text)
+        total, self._refused_bytes = self._refused_bytes, 0
+        return FloodError(text, total)
 
     def is_idle(self) -> bool:
         """Whether nothing needs to be remembered of it."""
@@ -126,7 +143,7 @@ class Account:
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self.tracks = 0
-        self.meter = Meter(limits, clock)
+        self.meter = Meter(limits.before_hello(), clock)
         """For messages of routing ids that are no track."""
         self._limits, self._clock = limits, clock
         self._questions = TokenBucket(QUESTIONS_PER_S, QUESTIONS_AT_ONCE, clock)

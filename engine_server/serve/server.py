@@ -155,7 +155,7 @@ class Server:
             epoch = getattr(packet.header, "epoch", 0)
             if is_audio != isinstance(packet.header, m.ORDERED):
                 raise DemonError("E_UNKNOWN_MESSAGE", "this message belongs to the other socket")
-            if isinstance(packet.header, m.Hello | m.Begin | m.Status):
+            if client or isinstance(packet.header, m.Hello | m.Status):
                 self._sockets.claim(socket, received)
             if isinstance(packet.header, m.Hello):
                 self._greet(routing_id, user, client, packet.header)
@@ -167,7 +167,7 @@ class Server:
                 self._handle(client, packet, size)
         except DemonError as error:
             if isinstance(error, FloodError):
-                self._sockets.end_flood(socket, received)
+                self._sockets.end_flood(socket, received, error.size)
             if client is None and error.code in ("E_PAYLOAD_SIZE", "E_NOT_FINITE"):
                 error = DemonError("E_UNKNOWN_TRACK", "say hello first")
             self._refuse(socket, routing_id, client, error, epoch)

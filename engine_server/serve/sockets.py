@@ -113,9 +113,9 @@ class ServerSockets:
         """The connection that a message came from is its sender's: no other's flood ends it."""
         self._doors[socket].claim(received.frames[-1].get(zmq.SRCFD), received.routing_id)
 
-    def end_flood(self, socket: zmq.Socket, received: Received) -> None:
-        """End the connection that a flood comes by, if it still does."""
-        self._doors[socket].end_flood(received.frames[-1].get(zmq.SRCFD), received.routing_id)
+    def end_flood(self, socket: zmq.Socket, received: Received, size: int) -> None:
+        """End the connection that a flood comes by, if it still does. size: of what was refused since the last call."""
+        self._doors[socket].end_flood(received.frames[-1].get(zmq.SRCFD), received.routing_id, size)
 
     def close(self) -> None:
         """Give the last control messages a moment to leave, then close everything."""

@@ -33,7 +33,7 @@ PROGRESS_EVERY_S = 0.25
 PUBLISH_EVERY_S = 0.25
 IDLE_POLL_S = 0.5
 GIVE_BACK_AFTER_S, GIVE_BACK_EVERY_S = 1.0, 30.0
-"""Free memory goes back to the system after so long a rest, and that often under work that never rests."""
+"""Free memory goes back to the system after so long a rest of work, and that often whatever happens: floods leave some, too."""
 SHORTEST_PASS_S = 0.02
 """Messages are taken for as long as the last step took, or for this, if that is longer: then the engine steps."""
 MAX_HELD_BYTES_OF_TRACK, MAX_HELD_BYTES = 2**30, 4 * 2**30
@@ -171,10 +171,10 @@ class Worker:
             self._emit(Event(track, self.positions[track]))
 
     def _give_back(self) -> None:
-        """Give back what work has freed, after a moment without any, or now and then."""
+        """Give back what was freed: by work, after a moment without any, and by whatever else, now and then."""
         now = time.monotonic()
-        is_due = now - self._worked_at > GIVE_BACK_AFTER_S or now - self._gave_back_at > GIVE_BACK_EVERY_S
-        if is_due and self._worked_at > self._gave_back_at:
+        has_rested = self._worked_at > self._gave_back_at and now - self._worked_at > GIVE_BACK_AFTER_S
+        if has_rested or now - self._gave_back_at > GIVE_BACK_EVERY_S:
             self._gave_back_at = now
             give_back()
 

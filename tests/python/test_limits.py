@@ -113,6 +113,7 @@ def test_patience_with_a_flood_ends_and_comes_back_with_calm(clock):
         assert {error.code for error in refusals} == {"E_RATE"}
         ends = [number for number, error in enumerate(refusals, 1) if isinstance(error, FloodError)]
         assert ends == [4, 8]
+        assert [error.size for error in refusals if isinstance(error, FloodError)] == [4, 4]
         clock.now += 1
 
 
@@ -124,6 +125,20 @@ def test_what_is_refused_now_and_then_is_no_flood(clock):
         assert refused(meter.admit, 1) == "E_RATE"
         clock.now += 1
     meter.admit(1)
+
+
+def test_whoever_has_no_track_tries_patience_sooner(clock):
+    limits = Limits(messages_per_s=10, messages_burst=8, patience=6, unknown=3)
+    account = Account(limits, clock)
+    for meter, most in ((account.meter, 3), (account.open_track(), 8)):
+        for _ in range(most):
+            meter.admit(1)
+        refusals = []
+        for _ in range(6):
+            with pytest.raises(DemonError) as raised:
+                meter.admit(1)
+            refusals.append(isinstance(raised.value, FloodError))
+        assert refusals == ([False, False, True] * 2 if most == 3 else [False] * 5 + [True])
 
 
 def test_tracks_are_counted_per_client(clock):

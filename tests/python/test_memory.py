@@ -78,3 +78,21 @@ def test_a_server_gives_memory_back_now_and_then_under_work_that_never_rests(tin
     finally:
         server.stop()
         thread.join()
+
+
+def test_a_server_gives_back_also_what_no_work_has_freed(tiny, monkeypatch):
+    given = []
+    monkeypatch.setattr(worker_module, "give_back", lambda: given.append(time.monotonic()))
+    monkeypatch.setattr(worker_module, "GIVE_BACK_EVERY_S", 0.05)
+    monkeypatch.setattr(worker_module, "IDLE_POLL_S", 0.02)
+    server = Server(Engine(tiny), "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30.0
+        while len(given) < 4 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(given) >= 4
+    finally:
+        server.stop()
+        thread.join()

@@ -363,21 +363,52 @@ def is_open(peer):
     return False
 
 
-def test_a_flood_does_not_end_the_connection_of_another_who_has_its_number_by_now(open_door):
+def send_flood(door, peer, handle):
+    """Some bytes that the other end has; how many."""
+    one = door._connections[handle]
+    before = door_module._bytes_received(one)
+    flood = zmtp.message([b"odd"]) * 100
+    peer.sendall(flood)
+    deadline = time.monotonic() + 20
+    while door_module._bytes_received(one) < before + len(flood) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(flood)
+
+
+def test_a_flood_ends_the_connection_that_it_comes_by(open_door):
     door, peer, handle = open_door
-    door.end_flood(handle, b"flooder")  # too new: it may belong to somebody who is about to say so
-    door.claim(handle, b"honest")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(door_module, "UNNAMED_S", 0.0)
-        door.end_flood(handle, b"flooder")
-    door.end_flood(handle + 1, b"honest")
-    assert is_open(peer)
-    door.end_flood(handle, b"honest")
+    door.end_flood(handle, b"flooder", send_flood(door, peer, handle))
     assert zmtp.is_cut_off(peer)
 
 
-def test_a_flood_of_nobody_ends_its_connection(open_door, monkeypatch):
+def test_a_flood_of_a_known_client_ends_its_own_connection(open_door):
     door, peer, handle = open_door
-    monkeypatch.setattr(door_module, "UNNAMED_S", 0.0)
-    door.end_flood(handle, b"flooder")
+    door.claim(handle, b"flooder")
+    door.end_flood(handle, b"flooder", send_flood(door, peer, handle))
+    assert zmtp.is_cut_off(peer)
+
+
+def test_a_flood_does_not_end_the_connection_of_another_who_speaks_by_its_number_now(open_door):
+    door, peer, handle = open_door
+    size = send_flood(door, peer, handle)
+    door.claim(handle, b"honest")
+    door.end_flood(handle, b"flooder", size)
+    door.end_flood(handle + 1, b"honest", size)
+    assert is_open(peer)
+
+
+def test_a_flood_does_not_end_a_connection_that_has_not_received_it(open_door):
+    door, peer, handle = open_door
+    size = 2 * send_flood(door, peer, handle)
+    door.end_flood(handle, b"flooder", size)
+    door.end_flood(handle, b"flooder", 0)
+    assert is_open(peer)
+
+
+def test_whoever_spoke_by_a_number_before_does_not_shield_a_flood(open_door, monkeypatch):
+    """A message that is read late may be of a connection that has ended."""
+    door, peer, handle = open_door
+    door.claim(handle, b"gone")
+    monkeypatch.setattr(door_module, "NAMED_S", 0.0)
+    door.end_flood(handle, b"flooder", send_flood(door, peer, handle))
     assert zmtp.is_cut_off(peer)

@@ -28,14 +28,25 @@ PING = command(b"PING", b"\0\0")
 
 
 def connect(port: int, routing_id: bytes) -> socket.socket:
-    """A DEALER's connection after its handshake."""
+    """A DEALER's connection after its handshake; libzmq ends one that says more before that."""
     peer = socket.create_connection(("127.0.0.1", port))
     ready = b"".join(
         bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
         for name, value in ((b"Socket-Type", b"DEALER"), (b"Identity", routing_id))
     )
     peer.sendall(GREETING + command(b"READY", ready))
+    _, size = _receive(peer, len(GREETING) + 2)[-2:]
+    _receive(peer, size)
     return peer
+
+
+def _receive(peer: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        if not (more := peer.recv(size - len(content))):
+            raise ConnectionError("the handshake was refused")
+        content += more
+    return content
 
 
 def break_off(peer: socket.socket) -> None:

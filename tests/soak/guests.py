@@ -97,7 +97,9 @@ def idle(client: WireClient, music: Music, rng: random.Random) -> None:
     client.send(m.Bye())
 
 
-ALL: tuple[Visit, ...] = (bounce, bounce, commit, loop, come_back, misbehave, idle, leave)
+POLITE: tuple[Visit, ...] = (bounce, bounce, commit, loop, come_back, misbehave, idle)
+"""They say goodbye, and are forgotten at once."""
+ALL: tuple[Visit, ...] = (*POLITE, leave)
 
 
 def visit(endpoint: str, music: Music, rng: random.Random, kinds: Sequence[Visit] = ALL) -> str:
