@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a forward's time per frame grows with the duration, against the growth that attention explains.
 
-The model of the operations per token (two latent frames), a multiplication and an addition counting as two:
-
-    linear       2 in out, summed over the blocks' Linears and the convolutions at both ends
-    attention    4 K heads head_dim per block and attention, for the products with K keys and with K values
-
-K is the number of condition tokens in cross-attention, the number of all tokens in full self-attention, and in a banded one the
-number of tokens within the band, on average; by blocks the forward scores half as many again. Keys and values of the condition
-are remembered and cost nothing. The prediction is the quotient of two such sums. It takes every operation to last equally long;
-to see how far that holds, the time outside self-attention is measured too, whose share per frame should not grow at all.
+`engine_server.bench.flops` counts the operations of a token (two latent frames); the prediction is the quotient of two such
+counts. It takes every operation to last equally long; to see how far that holds, the time outside self-attention is measured
+too, whose share per frame should not grow at all.
 """
 
 from __future__ import annotations
@@ -21,8 +15,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
 
+from engine_server.bench.flops import token_flops
 from engine_server.model import dit_block
 from tests.bench.forward import ours
 from tests.bench.measure import Action, Row, Target, timed
@@ -41,33 +35,11 @@ def rows(effort: Effort) -> Iterator[Row]:
         yield from _growth(load(name), effort)
 
 
-def operations_per_token(transformer: Any, tokens: int, condition_tokens: int) -> float:
-    """See the module."""
-    config = transformer.config
-    linear = sum(
-        2 * part.in_features * part.out_features
-        for name, part in transformer.layers.named_modules()
-        if isinstance(part, nn.Linear) and not name.endswith(("cross_attn.to_k", "cross_attn.to_v"))
-    )
-    ends = 2 * (transformer.proj_in_conv.weight.numel() + transformer.proj_out_conv.weight.numel())
-    keys = sum(
-        condition_tokens + (tokens if kind == "full_attention" else keys_in_band(tokens, config.sliding_window))
-        for kind in transformer.layer_types
-    )
-    return linear + ends + 4 * keys * config.num_attention_heads * config.head_dim
-
-
-def keys_in_band(tokens: int, window: int) -> float:
-    """Tokens at most `window` away from a token, itself included: the mean over all tokens."""
-    reach = min(window, tokens - 1)
-    return 1 + 2 * reach - reach * (reach + 1) / tokens
-
-
 def _growth(subject: Subject, effort: Effort) -> Iterator[Row]:
     first, *longer = effort.durations_s
     per_frame = _seconds_per_frame(subject, effort)
     operations = {
-        duration: operations_per_token(subject.transformer, duration * FRAMES_PER_SECOND // 2, subject.tokens)
+        duration: token_flops(subject.transformer.config, duration * FRAMES_PER_SECOND // 2, subject.tokens)
         for duration in effort.durations_s
     }
     for duration in longer:

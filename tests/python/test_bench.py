@@ -10,12 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.models import AceStepTransformer1DModel
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from tests.bench.measure import Row, Target, compared
-from tests.bench.scaling import keys_in_band, operations_per_token
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {
@@ -73,33 +69,3 @@ def test_series_are_compared_by_their_medians_and_their_rounds_give_the_range():
     row = compared("ours", [0.001, 0.002, 0.009], "theirs", [0.003, 0.004, 0.009])
     assert (row.measured, row.baseline, row.unit) == (2.0, 4.0, "ms")
     assert row.ratio_range == (1.0, 3.0)
-
-
-@pytest.mark.parametrize(("tokens", "window"), [(1, 4), (5, 4), (6, 4), (30, 4), (9, 100)])
-def test_the_keys_in_a_band_are_those_that_a_band_mask_leaves(tokens, window):
-    index = torch.arange(tokens)
-    within = (index[:, None] - index[None, :]).abs() <= window
-    assert keys_in_band(tokens, window) == pytest.approx(float(within.float().sum(1).mean()))
-
-
-def test_the_operations_of_a_token_are_those_that_torch_counts():
-    """Without time embeddings, which do not grow with the tokens, and without the condition's own Linears."""
-    torch.manual_seed(0)
-    model = AceStepTransformer1DModel(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=8,
-        sliding_window=100,
-    ).eval()  # fmt: skip
-    tokens, condition_tokens = 20, 6
-
-    def counted(tokens):
-        latents = torch.zeros(1, 2 * tokens, 64)
-        states, context = torch.zeros(1, condition_tokens, 32), torch.zeros(1, 2 * tokens, 128)
-        # The counter knows matrix products, but not what is fused on the CPU.
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(latents, torch.ones(1), torch.ones(1), states, context)
-        return counter.get_total_flops()
-
-    def modelled(tokens):
-        return tokens * operations_per_token(model, tokens, condition_tokens)
-
-    assert counted(2 * tokens) - counted(tokens) == modelled(2 * tokens) - modelled(tokens)

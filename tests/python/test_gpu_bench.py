@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`demon bench gpu`: its arithmetic, its models, and that it runs. What it measures is judged by whoever runs it, never here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine_server.bench.clock import Clock, matrix_rate
+from engine_server.bench.flops import forward_flops, keys_in_band, token_flops
+from engine_server.bench.models import MODELS, make_codec, random_transformer
+from engine_server.model.dit import DitForward
+from engine_server.model.placement import Placement
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+SMALL = {
+    "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+    "head_dim": 8, "in_channels": 192, "audio_acoustic_hidden_dim": 64, "encoder_hidden_size": 24, "patch_size": 2,
+    "sliding_window": 50, "layer_types": None,
+}  # fmt: skip
+"""As in XL, neither the hidden width nor that of conditions is that of attention."""
+
+
+@pytest.mark.parametrize(("rows", "frames", "condition_tokens"), [(1, 40, 6), (3, 40, 6), (1, 101, 6), (1, 40, 9)])
+def test_the_operations_of_a_forward_are_those_that_torch_counts(rows, frames, condition_tokens):
+    """Where the band holds all tokens: the counter sees whole products, hidden keys included."""
+    forward = DitForward(random_transformer(SMALL, CPU))
+    states, mask = torch.zeros(rows, condition_tokens, 24), torch.ones(rows, condition_tokens, dtype=torch.bool)
+    inputs = torch.zeros(rows, frames, 64), torch.ones(rows), torch.zeros(rows, frames, 128)
+    with torch.no_grad():
+        condition = forward.encode(states, mask)
+        forward(*inputs, condition)  # the second timestep's embedding is remembered from now on
+        # The counter knows matrix products, but not what is fused on the CPU.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            forward(*inputs, condition)
+    assert forward_flops(SMALL, rows, frames, condition_tokens) == counter.get_total_flops()
+
+
+def test_layers_with_a_window_are_counted_as_the_configuration_lists_them():
+    config = {**SMALL, "sliding_window": 4}
+    full, banded = (
+        token_flops({**config, "layer_types": [kind] * 3}, 100, 6) for kind in ("full_attention", "sliding_attention")
+    )
+    assert full - banded == pytest.approx(3 * 4 * 64 * (100 - keys_in_band(100, 4)))
+    default = token_flops(config, 100, 6)
+    assert default == pytest.approx((full + 2 * banded) / 3)  # the first and the third of three
+
+
+@pytest.mark.parametrize(("tokens", "window"), [(1, 4), (5, 4), (6, 4), (30, 4), (9, 100)])
+def test_the_keys_in_a_band_are_those_that_a_band_mask_leaves(tokens, window):
+    index = torch.arange(tokens)
+    within = (index[:, None] - index[None, :]).abs() <= window
+    assert keys_in_band(tokens, window) == pytest.approx(float(within.float().sum(1).mean()))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("2b", 1575.5e6), ("xl", 4168.9e6)])
+def test_full_sizes_have_the_parameters_of_ace_step_and_are_made_in_their_type(name, parameters):
+    model = random_transformer(MODELS[name].decoder, Placement(torch.device("meta"), torch.bfloat16))
+    assert sum(weight.numel() for weight in model.parameters()) == pytest.approx(parameters, rel=1e-4)
+    assert {(weight.dtype, weight.device.type) for weight in model.parameters()} == {(torch.bfloat16, "meta")}
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_the_codec_of_full_sizes_is_ace_steps():
+    codec = make_codec(MODELS["2b"], torch.device("meta"))
+    assert (codec.sample_rate, codec.hop, codec.latent_channels) == (48_000, 1920, 64)
+    assert sum(weight.numel() for weight in codec.vae.parameters()) == pytest.approx(168.7e6, rel=1e-3)
+
+
+def test_marks_are_in_order_and_the_rate_is_that_of_products():
+    clock = Clock(CPU.device)
+    first = clock.mark()
+    rate = matrix_rate(CPU.device, torch.float32, size=128, rounds=3)
+    last = clock.mark()
+    clock.wait()
+    assert clock.seconds(first, last) > 0
+    assert 1e6 < rate < 1e14
