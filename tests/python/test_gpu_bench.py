@@ -8,11 +8,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine_server.bench.busy_ring import STEPS, BusyRing, MarkedDecoder
 from engine_server.bench.clock import Clock, matrix_rate
 from engine_server.bench.flops import forward_flops, keys_in_band, token_flops
-from engine_server.bench.models import MODELS, make_codec, random_transformer
+from engine_server.bench.measure import LEAST_ROUNDS, Combination, measure
+from engine_server.bench.models import MODELS, BenchModel, make_codec, random_transformer
+from engine_server.diffusion.ring import DEFAULT_BATCH
+from engine_server.diffusion.rows import RingShape
 from engine_server.model.dit import DitForward
-from engine_server.model.placement import Placement
+from engine_server.model.placement import Placement, placement
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 SMALL = {
@@ -77,3 +81,53 @@ def test_marks_are_in_order_and_the_rate_is_that_of_products():
     clock.wait()
     assert clock.seconds(first, last) > 0
     assert 1e6 < rate < 1e14
+
+
+def tiny_model():
+    return BenchModel("tiny", SMALL, condition_tokens=7, vae=None)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_full_ring_is_measured_on_the_cpu_where_memory_and_waits_are_left_out(depth):
+    rate = 1e12
+    what = Combination(tiny_model(), 2.0, depth, "eager")
+    figures = measure(what, CPU, rate, budget_s=0.0)
+    assert figures.ticks == LEAST_ROUNDS * STEPS
+    assert 0 < figures.tick_ms <= figures.tick_p99_ms < figures.convergence_ms
+    assert figures.floor_ms == pytest.approx(1000 * forward_flops(SMALL, depth, 50, 7) / rate)
+    assert figures.over_floor == pytest.approx(figures.tick_ms / figures.floor_ms)
+    assert figures.generations_per_s > 0
+    assert 0 < figures.outside < 1
+    assert figures.decode_ms > 0
+    assert figures.memory is None
+    assert figures.waits_per_tick is None
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 8, 12])
+def test_a_busy_ring_finishes_a_generation_of_every_slot_in_as_many_ticks_as_it_has_steps(depth):
+    clock = Clock(CPU.device)
+    decoder = MarkedDecoder(DitForward(random_transformer(SMALL, CPU)), clock)
+    with torch.no_grad():
+        ring = BusyRing(decoder, RingShape(depth, 10, 64, 7, 24), CPU.device, clock)
+        ring.taken_marks()
+        decoder.marks.clear()
+        for _ in range(STEPS):
+            ring.refill()
+            ring.tick()
+    marks = ring.taken_marks()
+    assert (len(marks.ticks), len(marks.generations)) == (STEPS, depth)
+    assert len(decoder.marks) == STEPS * -(-depth // DEFAULT_BATCH)
+    for first, last in marks.generations:
+        assert sum(first < end <= last for _, end in marks.ticks) <= STEPS
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: its memory and what waits for it")
+def test_a_full_ring_is_measured_on_a_gpu():
+    place = placement("cuda", None)
+    figures = measure(Combination(MODELS["embedded"], 10.0, 4, "eager"), place, 1e14, budget_s=0.0)
+    assert figures.waits_per_tick == 0
+    parameters = sum(each.numel() for each in random_transformer(MODELS["embedded"].decoder, place).parameters())
+    assert figures.memory.weights >= 2 * parameters
+    assert figures.memory.ring > 0
+    assert figures.memory.codec > 0
+    assert figures.memory.peak >= figures.memory.weights + figures.memory.codec + figures.memory.ring
