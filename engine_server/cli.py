@@ -337,10 +337,12 @@ def doctor(
 
 def add_groups() -> None:
     """Commands that have commands of their own."""
+    from engine_server.bench.commands import bench_app
     from engine_server.cluster.commands import cluster_app
     from engine_server.engines_commands import engines_app
     from engine_server.serve.keys_commands import keys_app
 
+    app.add_typer(bench_app, name="bench")
     app.add_typer(cluster_app, name="cluster")
     app.add_typer(engines_app, name="engines")
     app.add_typer(keys_app, name="keys")

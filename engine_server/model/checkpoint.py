@@ -25,7 +25,7 @@ from engine_server.model.hub import checkpoint_folder, companions_folder
 from engine_server.model.layouts import TOKENIZERS, Layout, build, check_keys, read_layout
 from engine_server.model.lora import AdapterBank
 from engine_server.model.memory import too_large
-from engine_server.model.placement import Placement, placement
+from engine_server.model.placement import Placement, compute_alike, placement
 from engine_server.model.structure import Structure
 from shared_protocol.errors import DemonError
 
@@ -131,8 +131,7 @@ def load_checkpoint(
     On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
     """
     place = placement(device, dtype)
-    if place.device.type == "cuda":
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    compute_alike(place)
     folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
     layout = read_layout(folder, None if companions is None else companions_folder(companions))
     local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]

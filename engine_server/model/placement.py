@@ -50,6 +50,12 @@ def placement(device: str | None, dtype: str | None) -> Placement:
     return Placement(chosen, DTYPES[kind])
 
 
+def compute_alike(place: Placement) -> None:
+    """Have cuDNN, for the process, compute float32 as float32 (see `spectral_codec`) and always alike, if this is a GPU."""
+    if place.device.type == "cuda":
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+
+
 def _gpu(name: str) -> str:
     """`cuda` or `cuda:N` with its number."""
     number, count = int(name.partition(":")[2] or 0), torch.cuda.device_count()
