@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -47,8 +48,8 @@ def write_audio(path: Path, audio: Floats, rate: int) -> None:
     _write_whole(path, lambda part: soundfile.write(part, audio.T, rate, subtype="FLOAT", format="WAV"))
 
 
-def write_json(path: Path, content: msgspec.Struct) -> None:
-    """Write a struct as indented JSON. Raises DemonError `E_OUTPUT`."""
+def write_json(path: Path, content: msgspec.Struct | Mapping[str, Any]) -> None:
+    """Write a struct, or what a mapping holds, as indented JSON. Raises DemonError `E_OUTPUT`."""
     _write_whole(
         path, lambda part: part.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
     )

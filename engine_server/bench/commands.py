@@ -65,7 +65,7 @@ def gpu(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for all figures, written after each.")] = None,
 ) -> None:
     """Ticks, generations, decodes and memory of full-size models, beside what their arithmetic alone would take here."""
-    from engine_server.files import check_folder
+    from engine_server.files import check_folder, write_json
 
     wanted_device(device)
     if json_file is not None:
@@ -77,7 +77,7 @@ def gpu(
     from engine_server.bench.lines import Line, lines
     from engine_server.bench.measure import Combination
     from engine_server.bench.models import MODELS
-    from engine_server.bench.show import WIDTH, show_head, show_line, write_json
+    from engine_server.bench.show import WIDTH, show_head, show_line
     from engine_server.model.placement import compute_alike, placement
 
     place = placement(device, dtype)
@@ -104,7 +104,7 @@ def gpu(
             done.append(line)
             show_line(console, line)
             if json_file is not None:
-                write_json(json_file, about, done)
+                write_json(json_file, {**about, "lines": [one.as_json() for one in done]})
     except KeyboardInterrupt as stop:
         console.print(f"interrupted after {len(done)} of {len(combinations)} lines", highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from stop

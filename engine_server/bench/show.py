@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark's lines in a table that grows, and in a file."""
+"""The benchmark's lines in a table that grows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -62,11 +59,6 @@ def show_line(console: Console, line: Line) -> None:
     _print_row(console, [*cells, ", ".join(f"{part / 1e9:.2f}" for part in parts) or "-"])
     if is_judged(what):
         console.print("  wanted on an H200 in bfloat16: " + "; ".join(map(str, targets(figures))), soft_wrap=True)
-
-
-def write_json(path: Path, about: dict[str, Any], done: Sequence[Line]) -> None:
-    """All lines so far."""
-    path.write_text(json.dumps({**about, "lines": [line.as_json() for line in done]}, indent=2) + "\n")
 
 
 def _print_row(console: Console, cells: Sequence[str], remark: str = "") -> None:
