@@ -97,7 +97,7 @@ def gpu(
     kind = str(place.dtype).removeprefix("torch.")
     machine = f"{place.processor}, {kind}, torch {torch.__version__}"
     show_head(console, f"{machine}; products of large matrices: {rate / 1e12:.3g} TFLOP/s")
-    about = {"processor": place.processor, "dtype": kind, "torch": torch.__version__, "flops_per_s": rate}
+    about = {"processor": place.processor, "dtype": kind, "torch": str(torch.__version__), "flops_per_s": rate}
     done: list[Line] = []
     try:
         for line in lines(combinations, place, rate, seconds):
