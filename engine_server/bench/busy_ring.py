@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,7 +59,7 @@ class BusyRing:
         self._ring = Ring(decoder, shape, device=device)
         self._clock = clock
         self._numbers = itertools.count()
-        self._submitted: dict[int, Any] = {}
+        self._submitted: dict[Hashable, Any] = {}
         self._marks = Marks()
         draw = torch.Generator().manual_seed(1)
         T, C = shape.frames, shape.channels
@@ -94,7 +95,7 @@ class BusyRing:
         last = self._clock.mark()
         self._marks.ticks.append((first, last))
         for one in finished:
-            self._marks.generations.append((self._submitted.pop(one.request_id), last))  # type: ignore[call-overload]
+            self._marks.generations.append((self._submitted.pop(one.request_id), last))
 
     def taken_marks(self) -> Marks:
         """The marks since the last call."""
