@@ -11,6 +11,11 @@ from diffusers.models import AceStepTransformer1DModel
 
 from engine_server.model.dit import DitForward
 from trt_engines.calibrate import recorded
+from trt_engines.engine_folder import ENGINE, METADATA, file_hash
+from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of, write_metadata
+from trt_engines.profiles import Span, decoder_axes
+from trt_engines.recipes import RECIPES
+from trt_engines.tensorrt_library import load_tensorrt
 
 SIZES = {
     "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
@@ -92,3 +97,36 @@ def largest_inputs(model, cases):
         for case in cases:
             eager(model)(**case)
     return dict(largest)
+
+
+def built_decoder(folder, model, *, checkpoint_hash, name="fp32"):
+    """The folder, in which there now is a decoder's engine for two kinds of GPU, with its note."""
+    # Here, because without the extra `trt` the rest of this module is of use, too.
+    from trt_engines.build_engine import build_engine
+    from trt_engines.export_decoder import export_decoder
+
+    axes = decoder_axes(Span(1, 2, 4), Span(32, 40, MAX_FRAMES), Span(16, 16, 64))
+    onnx = folder.with_suffix(".onnx")
+    export_decoder(model, onnx, recipe=RECIPES[name], max_frames=MAX_FRAMES)
+    size = build_engine(onnx, folder / ENGINE, axes, compute_capabilities=["SM89", "SM120"])
+    library = load_tensorrt()
+    note = Metadata(
+        schema=SCHEMA,
+        component="decoder",
+        name=f"decoder_{name}_b4_60s",
+        precision=name,
+        is_refittable=False,
+        machine=Machine(library.name, library.version, "SM89,SM120"),
+        recipe=str(RECIPES[name]),
+        calibration_hash=None,
+        checkpoint="ACE-Step/turbo",
+        checkpoint_hash=checkpoint_hash,
+        onnx_hash="00" * 32,
+        inputs=sizes_of(axes),
+        engine_hash=file_hash(folder / ENGINE),
+        engine_bytes=size,
+        seconds=1.0,
+        built_at="2026-01-01T00:00:00+00:00",
+    )
+    write_metadata(folder / METADATA, note)
+    return folder
