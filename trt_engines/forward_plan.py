@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shared_protocol.errors import DemonError
@@ -92,8 +91,3 @@ class DecoderSizes:
         if wanted_s > DURATIONS_S[-1]:
             return DemonError("E_FIELD", f"{told}; engines end at {DURATIONS_S[-1]} s: use the eager backend")
         return DemonError("E_ENGINE_NOT_BUILT", f"{told}; run: {self.file.command(least_s=wanted_s)}")
-
-
-def scratch_bytes(needs: Iterable[int]) -> int:
-    """Of the one block that contexts share which never run at once: the greatest of their needs."""
-    return max(needs, default=0)
