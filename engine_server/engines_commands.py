@@ -172,10 +172,11 @@ def _machine(gpus: list[str]) -> Machine:
 def _capability_here() -> str:
     import torch
 
+    from trt_engines.machine_here import capability
+
     if not torch.cuda.is_available():
         raise DemonError("E_DEVICE", "there is no GPU here to build for; name one, as --for SM90")
-    major, minor = torch.cuda.get_device_capability()
-    return f"SM{major}{minor}"
+    return capability(torch.device("cuda", torch.cuda.current_device()))
 
 
 def _table(plan: list[Needed], layout: Layout, folder: EngineFolder, machine: Machine) -> Table:

@@ -21,9 +21,9 @@ from engine_server.diffusion.intake import Admission
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
-from engine_server.model.backends import choose_backend
-from engine_server.model.checkpoint import EMBEDDED, load_checkpoint
-from engine_server.model.codec import with_backend
+from engine_server.model.backends import NO_LORAS, choose_backend
+from engine_server.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from engine_server.model.codec import Codec, with_backend
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import LoraLibrary
 from engine_server.model.prompts import Metas
@@ -48,7 +48,9 @@ class Session(SessionAudio, SessionLoras):
     """See the module. One thread at a time, but for LoRA strengths and the controls of streams.
 
     model: `embedded`, a folder, or `owner/name` of a hub. decoder_backend, vae_backend: auto, eager, compile or tensorrt.
-    vae_window: seconds that a stream's decode covers, 0 for all. quantization: `int8` or None. device, dtype: see `placement`.
+    vae_window: seconds that a stream's decode covers, 0 for all. trt_engines: files of TensorRT engines, or their folders, as
+    `demon engines build` makes them: `decoder` for one backend, `vae_encode` and `vae_decode` for the other. quantization: `int8`
+    or None. device, dtype: see `placement`.
 
     Raises ValueError for options that make no sense together, before anything is loaded; DemonError for what cannot be loaded
     or run here.
@@ -70,20 +72,33 @@ class Session(SessionAudio, SessionLoras):
     ) -> None:
         self.options = SessionOptions(decoder_backend, vae_backend, vae_window, dict(trt_engines or {}), quantization)
         checkpoint = load_checkpoint(
-            model, device=device, dtype=dtype, backend=decoder_backend, quantization=quantization
+            model,
+            device=device,
+            dtype=dtype,
+            backend=decoder_backend,
+            quantization=quantization,
+            engine=self.options.trt_engines.get("decoder"),
         )
         place = checkpoint.placement.device
         self.backend = choose_backend(decoder_backend, device=place)
         """The decoder's backend, with the reason in words."""
         log.info("decoder %s", self.backend.reason)
-        span_s = vae_window + 2 * checkpoint.codec.decoder_margin / FRAMES_PER_SECOND if vae_window else COMPILED_SPAN_S
-        codec = with_backend(
-            checkpoint.codec,
-            choose_backend(vae_backend, device=place).backend,
-            fixed_span=math.ceil(span_s * FRAMES_PER_SECOND),
-        )
+        codec = self._codec_by(choose_backend(vae_backend, device=place).backend, model, checkpoint)
         SessionAudio.__init__(self, checkpoint, codec, vae_window)
-        SessionLoras.__init__(self, LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer)))
+        library = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
+        SessionLoras.__init__(self, library, refusal=NO_LORAS if self.backend.backend == "tensorrt" else None)
+
+    def _codec_by(self, backend: str, model: str, checkpoint: Checkpoint) -> Codec:
+        """The checkpoint's codec, run by a backend."""
+        codec, window = checkpoint.codec, self.options.vae_window
+        span = math.ceil(window * FRAMES_PER_SECOND + 2 * codec.decoder_margin) if window else None
+        if backend != "tensorrt":
+            return with_backend(codec, backend, fixed_span=span or math.ceil(COMPILED_SPAN_S * FRAMES_PER_SECOND))
+        from trt_engines.open_engines import OpenEngines
+
+        engines = checkpoint.engines or OpenEngines(model, checkpoint.content_hash, checkpoint.placement.device)
+        paths = self.options.trt_engines
+        return engines.codec(codec, paths["vae_encode"], paths["vae_decode"], span=span)
 
     def __enter__(self) -> Session:
         return self

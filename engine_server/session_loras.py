@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from engine_server.model.lora_library import LoraLibrary
+from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:
     from engine_server.stream import StreamHandle
@@ -22,8 +23,10 @@ class SessionLoras:
     Any thread may change a strength; one at a time applies and removes.
     """
 
-    def __init__(self, library: LoraLibrary) -> None:
+    def __init__(self, library: LoraLibrary, refusal: str | None = None) -> None:
+        """refusal: why the decoder takes none, if it takes none."""
         self.loras = library
+        self._refusal = refusal
         self._streams: weakref.WeakSet[StreamHandle] = weakref.WeakSet()
         """The open streams, which hear every change at their next tick."""
         self._applied: list[str] = []
@@ -31,8 +34,10 @@ class SessionLoras:
     def apply_lora(self, path: str | Path, scale: float = 1.0) -> str:
         """Put a LoRA on top of those that are applied; its id. Heard by every stream at its next tick.
 
-        Raises DemonError, see `LoraLibrary`.
+        Raises DemonError, see `LoraLibrary`, and `E_BACKEND` where the decoder takes none.
         """
+        if self._refusal is not None:
+            raise DemonError("E_BACKEND", self._refusal)
         lora = self.loras.register(Path(path))
         self.loras.enable(lora, scale)
         self._applied = [other for other in self._applied if other != lora] + [lora]

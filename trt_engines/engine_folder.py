@@ -26,7 +26,7 @@ from engine_server.folders import data_folder
 from engine_server.model.checkpoint import EMBEDDED
 from shared_protocol.errors import DemonError
 from trt_engines.calibration import SHIPPED, no_calibration, read_calibration
-from trt_engines.engine_kinds import DURATIONS_S, EngineKind
+from trt_engines.engine_kinds import DURATIONS_S, EngineKind, build_command
 from trt_engines.metadata import Machine, Metadata, differences, read_metadata, write_metadata
 from trt_engines.recipe_linears import NOTHING, quantized_linears
 from trt_engines.recipes import RECIPES, Recipe
@@ -133,10 +133,8 @@ class EngineFolder:
 
     def command(self, kind: EngineKind) -> str:
         """What builds it."""
-        which = "--decoder-only" if kind.component == "decoder" else "--vae-only"
         seconds = max(DURATIONS_S[0], round(kind.duration_s))
-        precision = f" --precision {kind.precision}" if kind.component == "decoder" else ""
-        return f"demon engines build --checkpoint {self.checkpoint} {which} --duration {seconds}{precision}"
+        return build_command(self.checkpoint, kind.component, seconds, kind.precision)
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path]:

@@ -6,6 +6,7 @@ TensorRT loads an engine of another version, GPU or set of weights badly or, wor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -99,7 +100,7 @@ def differences(
     built: Metadata, kind: EngineKind, *, machine: Machine, checkpoint_hash: str, calibration_hash: str | None
 ) -> list[str]:
     """In words, why a built engine is not one of this kind for this machine and checkpoint; empty if it is."""
-    here = {
+    here: dict[str, object] = {
         "schema": SCHEMA,
         "component": kind.component,
         "precision": kind.precision,
@@ -109,13 +110,37 @@ def differences(
         "calibration_hash": calibration_hash,
         "inputs": sizes_of(kind.axes),
     }
-    pairs = [(name, getattr(built, name), wanted) for name, wanted in here.items() if getattr(built, name) != wanted]
-    pairs += [
-        (name, getattr(built.machine, name), getattr(machine, name))
-        for name in Machine.__struct_fields__
-        if not built.machine.suits(name, machine)
+    return _others(built, here) + other_machine(built, machine)
+
+
+def unfit(built: Metadata, *, component: Component, checkpoint_hash: str) -> list[str]:
+    """In words, why a built engine is not this component of this checkpoint by today's recipe, whatever its sizes and machine."""
+    recipe = str(RECIPES[built.precision])
+    here: dict[str, object] = {
+        "schema": SCHEMA,
+        "component": component,
+        "recipe": recipe,
+        "checkpoint_hash": checkpoint_hash,
+    }
+    return _others(built, here)
+
+
+def other_machine(built: Metadata, machine: Machine) -> list[str]:
+    """In words, what makes a machine another than a built engine's; empty if the engine may be loaded on it."""
+    fields = [name for name in Machine.__struct_fields__ if not built.machine.suits(name, machine)]
+    return [_difference(name, getattr(built.machine, name), getattr(machine, name)) for name in fields]
+
+
+def _others(built: Metadata, here: Mapping[str, object]) -> list[str]:
+    return [
+        _difference(name, getattr(built, name), wanted)
+        for name, wanted in here.items()
+        if getattr(built, name) != wanted
     ]
-    return [f"{_in_words(name)} {_short(was)}, here {_short(is_)}" for name, was, is_ in pairs]
+
+
+def _difference(field: str, was: object, is_: object) -> str:
+    return f"{_in_words(field)} {_short(was)}, here {_short(is_)}"
 
 
 def _in_words(field: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,10 @@ from shared_protocol.errors import DemonError
 
 BACKENDS = ("auto", "eager", "compile", "tensorrt")
 QUANTIZATIONS = ("int8",)
+NO_LORAS = "a TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
+INT8_ENGINE = (
+    "an engine has the types that it was built with; name no quantization (fp8 is one of `demon engines build`)"
+)
 
 
 @dataclass(frozen=True)
@@ -54,21 +59,31 @@ def choose_backend(name: str, *, device: torch.device) -> Choice:
 
 
 def make_decoder(
-    transformer: Any, *, backend: str, adapters: Adapters | None = None, quantization: str | None = None
+    transformer: Any,
+    *,
+    backend: str,
+    adapters: Adapters | None = None,
+    quantization: str | None = None,
+    engine: Callable[[], Decoder] | None = None,
 ) -> Decoder:
     """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 Linears.
 
     A compiled decoder is a `StaticDecoder`: warm it up with the forms that it will meet, or playing waits for each of them, for
     tens of seconds. Its last bits may depend on a row's place in the batch, because compiled loops are split between threads
-    without regard to rows. Raises ValueError for unknown names, and DemonError `E_BACKEND` for what this version, this machine or
-    this combination cannot run.
+    without regard to rows.
+
+    engine: what loads the decoder's TensorRT engine, for that backend (`OpenEngines.decoder`); it computes with weights of its
+    own and hears no LoRA.
+
+    Raises ValueError for unknown names, DemonError `E_BACKEND` for what this version, this machine or this combination cannot
+    run, and what `engine` raises.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization: {quantization!r} is not one of {', '.join(QUANTIZATIONS)}, or None")
     device = transformer.proj_in_conv.weight.device
     chosen = choose_backend(backend, device=device).backend
     if chosen == "tensorrt":
-        raise DemonError("E_BACKEND", "the tensorrt backend is not built into this version; use eager or compile")
+        return _engine(engine, quantization)
     if quantization == "int8":
         if chosen == "compile":
             raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
@@ -79,3 +94,15 @@ def make_decoder(
             return StaticDecoder(transformer, adapters, run=run, cache=cache)
         return StaticDecoder(transformer, adapters, run=GraphedVelocity(run, CudaRecorder(device)), cache=cache)
     return DitForward(transformer, adapters)
+
+
+def _engine(engine: Callable[[], Decoder] | None, quantization: str | None) -> Decoder:
+    if quantization is not None:
+        raise DemonError("E_BACKEND", INT8_ENGINE)
+    if engine is None:
+        raise DemonError(
+            "E_BACKEND",
+            "the tensorrt backend runs an engine, and none is named; build one (demon engines build) and name it, as "
+            "Session(decoder_backend='tensorrt', trt_engines={'decoder': PATH}), or use eager or compile",
+        )
+    return engine()

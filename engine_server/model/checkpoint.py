@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -28,6 +28,9 @@ from engine_server.model.memory import too_large
 from engine_server.model.placement import Placement, compute_alike, placement
 from engine_server.model.structure import Structure
 from shared_protocol.errors import DemonError
+
+if TYPE_CHECKING:
+    from trt_engines.open_engines import OpenEngines
 
 EMBEDDED = "embedded"
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -100,6 +103,8 @@ class Checkpoint:
     structure: Structure
     silence: Tensor
     """The codec's latent of digital silence, `[C]`."""
+    engines: OpenEngines | None
+    """Its TensorRT engines, if its decoder is one."""
 
     def condition(self, prompt: str, **details: Any) -> Condition:
         """The encoded and padded prompt, `[1, L, E]`, with details as for `Conditioner.encode`; recent ones are remembered."""
@@ -117,16 +122,18 @@ def load_checkpoint(
     dtype: str | None = None,
     backend: str = "auto",
     quantization: str | None = None,
+    engine: str | None = None,
     companions: str | None = None,
 ) -> Checkpoint:
     """Load a checkpoint in either layout: `embedded`, a folder, or `owner/repository[/folder]` of a hub.
 
-    device, dtype: see `placement`. backend, quantization: see `make_decoder`. companions: folder or hub name with the `vae`
-    and `Qwen3-Embedding-0.6B` of an original checkpoint that has none beside it.
+    device, dtype: see `placement`. backend, quantization: see `make_decoder`. engine: path of the decoder's TensorRT engine, for
+    that backend; the transformer then stays on the CPU. companions: folder or hub name with the `vae` and `Qwen3-Embedding-0.6B`
+    of an original checkpoint that has none beside it.
 
     Raises DemonError: `E_NO_CHECKPOINT` if there is no such folder and none can be had, `E_CHECKPOINT_LAYOUT` if it cannot be
     read, `E_CHECKPOINT_PARTS` if companions are not found, `E_CHECKPOINT_KEYS` if weights do not fit the model, `E_DEVICE`,
-    `E_DTYPE`, `E_BACKEND`, `E_MEMORY` if it does not fit on the GPU.
+    `E_DTYPE`, `E_BACKEND`, `E_MEMORY` if it does not fit on the GPU, for an engine those of `OpenEngines.decoder`.
 
     On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
     """
@@ -135,8 +142,9 @@ def load_checkpoint(
     folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
     layout = read_layout(folder, None if companions is None else companions_folder(companions))
     local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]
+    opened = _open_engines(name, layout, place) if backend == "tensorrt" else None
     try:
-        return _load(local, layout, place, backend=backend, quantization=quantization)
+        return _load(local, layout, place, backend=backend, quantization=quantization, opened=opened, engine=engine)
     except torch.OutOfMemoryError as error:
         raise too_large(local, layout, place, error) from error.with_traceback(
             None
@@ -155,7 +163,22 @@ def content_hash(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantization: str | None) -> Checkpoint:
+def _open_engines(name: str, layout: Layout, place: Placement) -> OpenEngines:
+    from trt_engines.open_engines import OpenEngines  # which needs what is loaded here
+
+    return OpenEngines(name, content_hash(layout.files), place.device)
+
+
+def _load(
+    name: str,
+    layout: Layout,
+    place: Placement,
+    *,
+    backend: str,
+    quantization: str | None,
+    opened: OpenEngines | None,
+    engine: str | None,
+) -> Checkpoint:
     decoder_config = layout.parts["transformer"].config
     is_turbo = bool(decoder_config.get("is_turbo", False))
     settings = _read_settings(layout.folder, is_turbo=is_turbo)
@@ -166,11 +189,13 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
             f'{layout.folder} lacks {" and ".join(absent)}; one that has no 5 Hz tokenizer says "cover_context": "raw" '
             f"in demon.json",
         )
+    # Before minutes are spent on weights that nothing would run.
+    run = None if opened is None or engine is None else opened.decoder(engine)
     modules = {
         part: build(
             part,
             layout.parts[part],
-            device=place.device,
+            device=torch.device("cpu") if run is not None and part == "transformer" else place.device,
             dtype=torch.float32 if part in TOKENIZERS else place.dtype,
         )
         for part in needed
@@ -184,7 +209,13 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
     adapters.to(place.device, place.dtype)
     try:
         choice = choose_backend(backend, device=place.device)
-        decoder = make_decoder(transformer, backend=choice.backend, adapters=adapters, quantization=quantization)
+        decoder = make_decoder(
+            transformer,
+            backend=choice.backend,
+            adapters=adapters,
+            quantization=quantization,
+            engine=None if run is None else lambda: run,
+        )
     except ValueError as error:
         raise DemonError("E_BACKEND", str(error)) from error
     try:
@@ -206,7 +237,7 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
         condition_width=condition_width,
         transformer=transformer,
         decoder=decoder,
-        backend=_in_words(choice.backend, place, quantization),
+        backend=_in_words(choice.backend, place, quantization if run is None else run.precision),
         adapters=adapters,
         codec=codec,
         conditioner=Conditioner(
@@ -219,6 +250,7 @@ def _load(name: str, layout: Layout, place: Placement, *, backend: str, quantiza
         ),
         structure=Structure(modules.get(TOKENIZERS[0]), modules.get(TOKENIZERS[1]), silence),
         silence=silence[0],
+        engines=opened,
     )
 
 

@@ -116,8 +116,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(option
 @pytest.mark.parametrize(
     "options",
     [
-        {"decoder_backend": "tensorrt", "trt_engines": {"decoder": "d"}},
-        {"vae_backend": "tensorrt", "trt_engines": {"vae_encode": "e", "vae_decode": "v"}},
+        {"decoder_backend": "tensorrt", "trt_engines": {"decoder": "d"}, "quantization": "int8"},
         {"decoder_backend": "compile", "quantization": "int8"},
     ],
 )
@@ -125,6 +124,18 @@ def test_what_this_version_cannot_run_is_refused_before_anything_is_loaded(optio
     with pytest.raises(DemonError) as caught:
         Session("there is no such checkpoint", **options)
     assert caught.value.code == "E_BACKEND"
+
+
+def test_an_engine_that_is_not_there_is_told_with_what_builds_it():
+    with pytest.raises(DemonError) as caught:
+        Session("embedded", decoder_backend="tensorrt", trt_engines={"decoder": "no/engine.plan"})
+    assert caught.value.code == "E_ENGINE_NOT_BUILT"
+    assert "run: demon engines build --checkpoint embedded --decoder-only --duration 60" in caught.value.message
+
+
+def test_a_codec_that_has_no_engines_is_told():
+    with pytest.raises(DemonError, match=r"E_BACKEND: .*not ACE-Step's.*use vae_backend 'eager'"):
+        Session("embedded", vae_backend="tensorrt", trt_engines={"vae_encode": "e", "vae_decode": "v"})
 
 
 def test_a_model_that_is_not_there_is_the_error_once_the_options_are_right():

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import warnings
 
+import msgspec
 import torch
 from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
 
 from engine_server.model.dit import DitForward
 from trt_engines.calibrate import recorded
+from trt_engines.engine_folder import ENGINE, METADATA, file_hash
+from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of, write_metadata
+from trt_engines.profiles import Span, decoder_axes
+from trt_engines.recipes import RECIPES
+from trt_engines.tensorrt_library import load_tensorrt
 
 SIZES = {
     "small": {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
@@ -20,6 +26,7 @@ SIZES = {
     },
 }  # fmt: skip
 MAX_FRAMES = 120
+A_MACHINE = Machine("tensorrt_rtx", "1.7.1", "SM89")
 HOP = 32
 LATENTS = 8
 
@@ -92,3 +99,45 @@ def largest_inputs(model, cases):
         for case in cases:
             eager(model)(**case)
     return dict(largest)
+
+
+def built_decoder(folder, model, *, checkpoint_hash, name="fp32"):
+    """The folder, in which there now is a decoder's engine for two kinds of GPU, with its note."""
+    # Here, because without the extra `trt` the rest of this module is of use, too.
+    from trt_engines.build_engine import build_engine
+    from trt_engines.export_decoder import export_decoder
+
+    axes = decoder_axes(Span(1, 2, 4), Span(32, 40, MAX_FRAMES), Span(16, 16, 64))
+    onnx = folder.with_suffix(".onnx")
+    export_decoder(model, onnx, recipe=RECIPES[name], max_frames=MAX_FRAMES)
+    size = build_engine(onnx, folder / ENGINE, axes, compute_capabilities=["SM89", "SM120"])
+    library = load_tensorrt()
+    machine = Machine(library.name, library.version, "SM89,SM120")
+    note = engine_note(f"decoder_{name}_b4_60s", axes, precision=name, machine=machine, checkpoint_hash=checkpoint_hash)
+    whole = msgspec.structs.replace(note, engine_hash=file_hash(folder / ENGINE), engine_bytes=size)
+    write_metadata(folder / METADATA, whole)
+    return folder
+
+
+def engine_note(
+    name, axes, *, precision, component="decoder", machine=A_MACHINE, checkpoint_hash="5f" * 32
+):  # fmt: skip
+    """The note of an engine without bytes."""
+    return Metadata(
+        schema=SCHEMA,
+        component=component,
+        name=name,
+        precision=precision,
+        is_refittable=False,
+        machine=machine,
+        recipe=str(RECIPES[precision]),
+        calibration_hash=None,
+        checkpoint="ACE-Step/turbo",
+        checkpoint_hash=checkpoint_hash,
+        onnx_hash="00" * 32,
+        inputs=sizes_of(axes),
+        engine_hash="00" * 32,
+        engine_bytes=0,
+        seconds=1.0,
+        built_at="2026-01-01T00:00:00+00:00",
+    )
