@@ -78,8 +78,7 @@ class EngineProgram:
         if not takes or context.infer_shapes():
             raise self._failed(f"it does not take inputs of {dict(shapes)}")
         need = int(context.update_device_memory_size_for_shapes())
-        self._scratch.reserve(need)
-        sides = {**{name: shapes[name] for name in self.inputs}}
+        sides = {name: shapes[name] for name in self.inputs}
         sides |= {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
         types = self.inputs | self.outputs
         buffers = {
@@ -89,6 +88,7 @@ class EngineProgram:
             self._scratch.order.keep(buffer)
             if not context.set_tensor_address(name, buffer.data_ptr()):
                 raise self._failed(f"it takes no address for {name}")
+        self._scratch.reserve(need)  # last: it keeps what it has grown to, and a form that has no room must leave none
         return Bound(self, context, buffers)
 
     def launch(self, context: Any) -> None:

@@ -117,6 +117,21 @@ def test_without_room_for_one_row_it_is_said_what_to_do(engine):
     assert rig.scratch.size == 0
 
 
+def test_a_form_whose_buffers_have_no_room_leaves_no_scratch_behind(rig, monkeypatch):
+    rig(rig.case(1, 40, 16))
+    case, zeros = rig.case(4, 40, 16), torch.zeros
+    expected = eager(rig.model)(**case)
+
+    def full(*size, device=None, **more):
+        if device is not None and size[0][0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return zeros(*size, device=device, **more)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    torch.testing.assert_close(rig(case), expected, atol=2e-5, rtol=2e-5)
+    assert rig.scratch.size == 1000, "of the form of one row, which there was before"
+
+
 def test_engines_share_one_scratch_as_large_as_the_greatest_need(rig):
     rig(rig.case(1, 40, 16))
     before = rig.scratch.size
