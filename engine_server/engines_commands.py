@@ -38,7 +38,7 @@ def build(
     gpus: Annotated[
         list[str] | None,
         typer.Option(
-            "--for", help="Compute capability to build for, as SM90; may be repeated. Default: of the GPU here."
+            "--for", help="Compute capability to build for, as SM89; may be repeated. Default: of the GPU here."
         ),
     ] = None,
     duration: Annotated[
@@ -53,7 +53,9 @@ def build(
     ] = "mixed",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     force_rebuild: Annotated[bool, typer.Option("--force-rebuild", help="Also what is up to date.")] = False,
-    force_onnx: Annotated[bool, typer.Option("--force-onnx", help="Export graphs anew.")] = False,
+    force_onnx: Annotated[
+        bool, typer.Option("--force-onnx", help="Export graphs anew, and build their engines.")
+    ] = False,
 ) -> None:
     """Build the engines that are not there or out of date."""
     from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
@@ -63,12 +65,18 @@ def build(
     from trt_engines.engine_folder import EngineFolder, engines_root
     from trt_engines.engine_kinds import DURATIONS_S, kinds_to_build
     from trt_engines.sizes import disk_bytes, model_shape, weights_of
+    from trt_engines.targets import machine_to_build_for
+    from trt_engines.tensorrt_library import load_tensorrt
 
     if decoder_only and vae_only:
         raise typer.BadParameter("--decoder-only and --vae-only leave nothing to build")
     console = _console()
     layout = read_layout(ASSETS / EMBEDDED if checkpoint == EMBEDDED else checkpoint_folder(checkpoint))
     shape = model_shape(layout)
+    if shape.hop_samples is None and vae_only:
+        raise typer.BadParameter(
+            "--vae-only leaves nothing to build: the codec of this checkpoint is not ACE-Step's, and runs without TensorRT"
+        )
     if shape.hop_samples is None and not decoder_only:
         console.print("The codec of this checkpoint is not ACE-Step's: it runs without TensorRT, and has no engines.")
     try:
@@ -82,8 +90,8 @@ def build(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     folder = EngineFolder(engines_root(), checkpoint, content_hash(layout.files))
-    machine = _machine(gpus or [])
-    plan = builder.needed(folder, kinds, machine, is_forced=force_rebuild)
+    machine = machine_to_build_for(load_tensorrt(), gpus or [])
+    plan = builder.needed(folder, kinds, machine, is_forced=force_rebuild or force_onnx)
     console.print(_table(plan, layout, folder, machine))
     todo = [one.kind for one in plan if one.reason]
     if dry_run or not todo:
@@ -160,25 +168,6 @@ def precision(music: Music, checkpoint: Model = "embedded") -> None:
     )
 
 
-def _machine(gpus: list[str]) -> Machine:
-    """What to build for: the GPUs that are named, or the one that is here."""
-    from trt_engines.metadata import Machine
-    from trt_engines.tensorrt_library import load_tensorrt
-
-    library = load_tensorrt()
-    return Machine(library.name, library.version, ",".join(gpus) or _capability_here())
-
-
-def _capability_here() -> str:
-    import torch
-
-    from trt_engines.machine_here import capability
-
-    if not torch.cuda.is_available():
-        raise DemonError("E_DEVICE", "there is no GPU here to build for; name one, as --for SM90")
-    return capability(torch.device("cuda", torch.cuda.current_device()))
-
-
 def _table(plan: list[Needed], layout: Layout, folder: EngineFolder, machine: Machine) -> Table:
     from trt_engines.build_report import seconds_of
     from trt_engines.sizes import engine_bytes, weights_of
@@ -188,7 +177,7 @@ def _table(plan: list[Needed], layout: Layout, folder: EngineFolder, machine: Ma
     for one in plan:
         kind = one.kind
         rows = max(spans[0].most for spans in kind.axes.values() if 0 in spans)
-        took = seconds_of(folder.root, kind.name, gpu=machine.compute_capability, library=library)
+        took = seconds_of(folder.root, folder.path.name, kind.name, gpu=machine.compute_capability, library=library)
         table.add_row(
             kind.name,
             f"{kind.duration_s:g} s",

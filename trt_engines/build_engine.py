@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines built ahead of time, without the GPU that they are for.
+"""Engines built from ONNX files; ahead of time, without the GPU that they are for, where the library can.
 
 TensorRT-RTX compiles for a kind of GPU by the name of its compute capability, and finishes the kernels on the GPU itself when the
-engine is loaded. Such an engine's weights are fixed: one that can be refitted has to be built where a GPU is.
+engine is loaded. Such an engine's weights are fixed: one that can be refitted has to be built where a GPU is. TensorRT builds
+for the GPU that it runs on, and for no other.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,30 @@ from shared_protocol.errors import DemonError
 from trt_engines.onnx_files import Limits, size_limits
 from trt_engines.parse_network import ParsedNetwork, parse_network
 from trt_engines.profiles import Axes
+from trt_engines.targets import capabilities, check_capabilities
+from trt_engines.tensorrt_library import TensorRt
+from trt_engines.unfinished import unfinished
 
 
-def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str]) -> int:
+def build_engine(
+    onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str], is_refittable: bool = False
+) -> int:
     """Build an engine of an ONNX file, write it whole or not at all, and return its size in bytes. Takes seconds to minutes.
 
-    axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least.
+    axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least; a library
+    that builds only for the GPU that it runs on leaves them aside (see `targets.py`). is_refittable: whether weights may be
+    exchanged later, for which TensorRT-RTX 1.7 wants a GPU here.
 
-    Raises DemonError: `E_BACKEND` without a TensorRT that can do this, `E_ONNX` as `parse_network`, `E_FIELD` for axes that are
+    Raises DemonError: `E_BACKEND` without TensorRT, `E_ONNX` as `parse_network`, `E_FIELD` for axes that are
     not the network's or beyond what it was exported for, and for unknown compute capabilities, `E_ENGINE_BUILD` with what
     TensorRT says, `E_OUTPUT`.
     """
     parsed = parse_network(onnx)
-    trt, builder = parsed.library.module, parsed.builder
+    builder = parsed.builder
     config = builder.create_builder_config()
-    _aim(config, trt, compute_capabilities)
+    _aim(config, parsed.library, compute_capabilities)
+    if is_refittable:
+        config.set_flag(parsed.library.module.BuilderFlag.REFIT)
     profile = builder.create_optimization_profile()
     _check_limits(axes, size_limits(onnx))
     for name, shapes in _shapes(parsed, axes).items():
@@ -40,25 +49,22 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     parsed.library.errors.clear()
     plan = builder.build_serialized_network(parsed.network, config)
     if plan is None:
-        raise DemonError("E_ENGINE_BUILD", f"{onnx} does not build: {parsed.library.take_errors()}")
+        raise DemonError(
+            "E_ENGINE_BUILD",
+            f"{onnx} does not build: {parsed.library.take_errors()}. Build with another --precision or a shorter --duration, or "
+            f"use the eager backend",
+        )
     return _write(engine, memoryview(plan))
 
 
-def _aim(config: Any, trt: Any, names: Sequence[str]) -> None:
-    known = getattr(trt, "ComputeCapability", None)
-    if known is None:
-        raise DemonError(
-            "E_BACKEND",
-            "this TensorRT builds for the GPU that it runs on only; install tensorrt-rtx to build ahead of time",
-        )
-    values = dict(known.__members__)
-    taken = sorted(name for name in values if name.startswith("SM"))
-    if not names or any(name not in taken for name in names):
-        given = ", ".join(names) or "empty"
-        raise DemonError("E_FIELD", f"compute_capabilities is {given}; this TensorRT builds for {', '.join(taken)}")
+def _aim(config: Any, library: TensorRt, names: Sequence[str]) -> None:
+    known = capabilities(library)
+    if not known:
+        return
+    check_capabilities(library, names)
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
-        config.set_compute_capability(values[name], index)
+        config.set_compute_capability(known[name], index)
 
 
 def _check_limits(axes: Axes, limits: Limits) -> None:
@@ -93,7 +99,7 @@ def _shapes(parsed: ParsedNetwork, axes: Axes) -> dict[str, tuple[tuple[int, ...
 
 def _write(path: Path, plan: memoryview) -> int:
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with unfinished(path.parent) as folder:
             part = Path(folder, path.name)
             part.write_bytes(plan)
             os.replace(part, path)

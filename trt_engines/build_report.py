@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import logging
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Literal
 NAME = "build_report.csv"
 Status = Literal["built", "failed", "interrupted"]
 
+log = logging.getLogger("demon.engine")
+
 
 @dataclass(frozen=True)
 class Built:
-    """A line. gpu: the kinds that it was built for; library: its name and version."""
+    """A line. checkpoint: the name of its folder; gpu: the kinds that it was built for; library: its name and version."""
 
     timestamp: str
+    checkpoint: str
     engine: str
     gpu: str
     library: str
@@ -36,22 +40,29 @@ def now() -> str:
 
 
 def append(folder: Path, line: Built) -> None:
-    """Add a line; the first one after the names of the columns."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Add a line; the first one after the names of the columns.
+
+    Where it cannot be written, the log says so: a build must not fail for it, nor the reason why one failed be lost.
+    """
     path = folder / NAME
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if is_new:
-            writer.writerow(COLUMNS)
-        writer.writerow(astuple(line))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(COLUMNS)
+            writer.writerow(astuple(line))
+    except OSError as error:
+        log.warning("%s cannot be written: %s", path, error)
 
 
-def seconds_of(folder: Path, engine: str, *, gpu: str, library: str) -> float | None:
-    """What the last build of that name took on such a GPU; None if there was none."""
+def seconds_of(folder: Path, checkpoint: str, engine: str, *, gpu: str, library: str) -> float | None:
+    """What the last build of that name took for that checkpoint and such a GPU; None if there was none."""
+    wanted = (checkpoint, engine, gpu, library, "built")
     taken = None
     for line in _lines(folder / NAME):
-        if (line["engine"], line["gpu"], line["library"], line["status"]) == (engine, gpu, library, "built"):
+        if tuple(line[column] for column in ("checkpoint", "engine", "gpu", "library", "status")) == wanted:
             taken = float(line["seconds"])
     return taken
 

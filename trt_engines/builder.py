@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.codec import OobleckCodec
 from shared_protocol.errors import DemonError
@@ -18,12 +16,12 @@ from trt_engines.build_engine import build_engine
 from trt_engines.build_report import Built, Status, append, now
 from trt_engines.engine_folder import ENGINE, EngineFolder, file_hash
 from trt_engines.engine_kinds import EngineKind
-from trt_engines.export_decoder import export_decoder, in_words, refit_weights
+from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
 from trt_engines.metadata import SCHEMA, Machine, Metadata, read_metadata, sizes_of
 from trt_engines.onnx_files import RECIPE, check_names, initializers, model_hash, properties
 from trt_engines.recipe_linears import NOTHING
-from trt_engines.recipes import RECIPES, Recipe
+from trt_engines.recipes import DTYPES, RECIPES, Recipe, in_words
 
 FIRST_FP8 = 89
 """The compute capability, times ten, of the first GPUs with FP8: Ada."""
@@ -85,7 +83,9 @@ def build(
             built.mkdir()
             tell(f"{kind.name}: building for {machine.compute_capability}")
             names = machine.compute_capability.split(",")
-            size = build_engine(onnx, built / ENGINE, kind.axes, compute_capabilities=names)
+            size = build_engine(
+                onnx, built / ENGINE, kind.axes, compute_capabilities=names, is_refittable=kind.is_refittable
+            )
             note = Metadata(
                 schema=SCHEMA,
                 component=kind.component,
@@ -111,9 +111,15 @@ def build(
         status = "interrupted"
         raise
     finally:
-        library = f"{machine.library} {machine.library_version}"
         line = Built(
-            now(), kind.name, machine.compute_capability, library, status, time.monotonic() - began, size / 1e6
+            timestamp=now(),
+            checkpoint=folder.path.name,
+            engine=kind.name,
+            gpu=machine.compute_capability,
+            library=f"{machine.library} {machine.library_version}",
+            status=status,
+            seconds=time.monotonic() - began,
+            megabytes=size / 1e6,
         )
         append(folder.root, line)
 
@@ -125,11 +131,15 @@ def _reason(folder: EngineFolder, kind: EngineKind, machine: Machine) -> str:
         built = read_metadata(folder.note(kind))
     except DemonError as error:
         return error.message
+    engine = folder.engine(kind)
+    # Its hash is for whoever loads it: here it would mean reading gigabytes for a table.
+    if not engine.is_file() or engine.stat().st_size != built.engine_bytes:
+        return f"{engine.name} is not what was built"
     if built.machine != machine:
         return (
             f"built for {built.machine.compute_capability} by {built.machine.library} {built.machine.library_version}"
         )
-    return "; ".join(folder.differences(built, kind, machine))
+    return "; ".join(folder.differences(built, kind))
 
 
 def _exported(
@@ -140,7 +150,7 @@ def _exported(
     recipe = RECIPES[kind.precision]
     is_decoder = kind.component == "decoder"
     largest = folder.largest_inputs(checkpoint.transformer, recipe) if is_decoder else NOTHING
-    if path.is_file() and not exports_anew and (not is_decoder or _is_made_by(path, recipe, largest)):
+    if path.is_file() and not exports_anew and _is_made_by(path, recipe, largest):
         return path
     tell(f"{kind.name}: exporting {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +160,7 @@ def _exported(
     else:
         assert isinstance(checkpoint.codec, OobleckCodec)
         export = export_vae_encoder if kind.component == "vae_encode" else export_vae_decoder
-        export(checkpoint.codec.vae, path, dtype=torch.float16)
+        export(checkpoint.codec.vae, path, dtype=DTYPES[recipe.trunk])
     return path
 
 

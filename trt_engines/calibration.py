@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -78,4 +79,4 @@ def no_calibration(path: Path, checkpoint: str) -> DemonError:
 
 def command(checkpoint: str) -> str:
     """What makes a calibration."""
-    return f"demon engines calibrate --checkpoint {checkpoint} MUSIC.flac ..."
+    return f"demon engines calibrate --checkpoint {shlex.quote(checkpoint)} MUSIC.flac ..."

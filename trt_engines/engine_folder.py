@@ -13,28 +13,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from engine_server.folders import data_folder
 from engine_server.model.checkpoint import EMBEDDED
 from shared_protocol.errors import DemonError
 from trt_engines.calibration import SHIPPED, no_calibration, read_calibration
-from trt_engines.engine_kinds import DURATIONS_S, EngineKind, build_command
-from trt_engines.metadata import Machine, Metadata, differences, read_metadata, write_metadata
+from trt_engines.engine_kinds import EngineKind
+from trt_engines.metadata import Metadata, differences, write_metadata
 from trt_engines.recipe_linears import NOTHING, quantized_linears
 from trt_engines.recipes import RECIPES, Recipe
+from trt_engines.unfinished import sweep, unfinished
 
 ENGINE, METADATA, ONNX, CALIBRATION = "engine.plan", "metadata.json", "_onnx", "calibration.json"
 HASH_DIGITS = 12
-UNFINISHED = ".building-"
-BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -99,69 +94,53 @@ class EngineFolder:
             self.calibration, checkpoint=self.checkpoint, checkpoint_hash=self.checkpoint_hash, linears=linears
         ).largest_inputs
 
-    def check(self, kind: EngineKind, machine: Machine) -> Metadata:
-        """The note of an engine that may be loaded here.
+    def differences(self, built: Metadata, kind: EngineKind) -> list[str]:
+        """In words, why a built engine is not one of this kind of this checkpoint, wherever it is to run; empty if it is.
 
-        Raises DemonError: `E_ENGINE_NOT_BUILT`, `E_ENGINE_FILE` for one that is damaged, `E_ENGINE_STALE` for one of another
-        machine, checkpoint, calibration or shape, each with the command that builds it; `E_CALIBRATION` as `calibration_hash`.
+        Raises as `calibration_hash`.
         """
-        if not self.has(kind):
-            raise DemonError("E_ENGINE_NOT_BUILT", f"there is no {kind.name} yet; run: {self.command(kind)}")
-        built = read_metadata(self.note(kind))
-        if why := self.differences(built, kind, machine):
-            raise DemonError("E_ENGINE_STALE", f"{kind.name}: {'; '.join(why)}. Run: {self.command(kind)}")
-        engine = self.engine(kind)
-        if (
-            not engine.is_file()
-            or engine.stat().st_size != built.engine_bytes
-            or file_hash(engine) != built.engine_hash
-        ):
-            raise DemonError(
-                "E_ENGINE_FILE", f"{engine} is not what was built; run: {self.command(kind)} --force-rebuild"
-            )
-        return built
-
-    def differences(self, built: Metadata, kind: EngineKind, machine: Machine) -> list[str]:
-        """In words, why a built engine is not one of this kind for a machine; empty if it is. Raises as `calibration_hash`."""
         return differences(
-            built,
-            kind,
-            machine=machine,
-            checkpoint_hash=self.checkpoint_hash,
-            calibration_hash=self.calibration_hash(kind),
+            built, kind, checkpoint_hash=self.checkpoint_hash, calibration_hash=self.calibration_hash(kind)
         )
-
-    def command(self, kind: EngineKind) -> str:
-        """What builds it."""
-        seconds = max(DURATIONS_S[0], round(kind.duration_s))
-        return build_command(self.checkpoint, kind.component, seconds, kind.precision)
 
     @contextlib.contextmanager
     def unfinished(self) -> Iterator[Path]:
-        """A folder on the same disk in which to build. It is gone afterwards, however that ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with self._temporary() as folder:
+        """A folder on the same disk in which to build; see `unfinished`. Raises DemonError `E_OUTPUT` if none can be made."""
+        with contextlib.ExitStack() as stack:
+            with self._written():
+                self.path.mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(unfinished(self.path))
             yield Path(folder)
 
     def publish(self, kind: EngineKind, built: Path, metadata: Metadata) -> None:
-        """Put a folder of `unfinished`, in which the engine's file lies, in the place of what was there."""
-        write_metadata(built / METADATA, metadata)
-        _flush(built)
+        """Put a folder of `unfinished`, in which the engine's file lies, in the place of what was there.
+
+        Raises DemonError `E_OUTPUT`, and then what was there is still there.
+        """
         place = self.path / kind.name
-        with self._temporary() as old:
+        with self._written(), unfinished(self.path) as old:
+            write_metadata(built / METADATA, metadata)
+            _flush(built)
+            before = Path(old) / kind.name
             if place.exists():
-                place.rename(Path(old) / kind.name)
-            built.rename(place)
+                place.rename(before)
+            try:
+                built.rename(place)
+            except BaseException:
+                if before.exists():
+                    before.rename(place)
+                raise
 
     def sweep(self) -> list[str]:
-        """Remove what builds that were killed have left, not what another process is building; the names."""
-        left = sorted(one for one in self.path.glob(f"{UNFINISHED}*") if not _is_in_use(one))
-        for one in left:
-            shutil.rmtree(one, ignore_errors=True)
-        return [one.name for one in left]
+        """See `sweep`, here and among the graphs."""
+        return sweep(self.path) + sweep(self.onnx)
 
-    def _temporary(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory(prefix=f"{UNFINISHED}{os.getpid()}-", dir=self.path)
+    @contextlib.contextmanager
+    def _written(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DemonError("E_OUTPUT", f"{self.path} cannot be written: {error}") from error
 
 
 def engines_root() -> Path:
@@ -171,16 +150,8 @@ def engines_root() -> Path:
 
 def file_hash(path: Path) -> str:
     """SHA-256."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _is_in_use(unfinished: Path) -> bool:
-    process, _, _ = unfinished.name.removeprefix(UNFINISHED).partition("-")
-    return process.isdigit() and psutil.pid_exists(int(process))
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(folder: Path) -> None:

@@ -7,6 +7,7 @@ those of the reference engine: 60, 120 and 240 seconds. Frames are latent frames
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,11 +65,6 @@ class EngineKind:
     axes: Axes
     """The sizes that it takes."""
 
-    @property
-    def most_frames(self) -> int:
-        """The longest that it takes."""
-        return round(self.duration_s * FRAMES_PER_SECOND)
-
 
 def decoder_kind(
     model: ModelShape, duration_s: int, *, precision: Precision = DEFAULT_PRECISION, is_refittable: bool = False
@@ -122,7 +118,7 @@ def build_command(checkpoint: str, component: Component, seconds: int, precision
     """What builds an engine for up to so many seconds, one of DURATIONS_S, for the GPU that it is run on."""
     which = "--decoder-only" if component == "decoder" else "--vae-only"
     recipe = f" --precision {precision}" if component == "decoder" else ""
-    return f"demon engines build --checkpoint {checkpoint} {which} --duration {seconds}{recipe}"
+    return f"demon engines build --checkpoint {shlex.quote(checkpoint)} {which} --duration {seconds}{recipe}"
 
 
 def _decode(length: str, frames: Span) -> EngineKind:

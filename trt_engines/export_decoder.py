@@ -16,7 +16,7 @@ from trt_engines.decoder_module import SECOND_TIME, ExportableDecoder
 from trt_engines.onnx_files import LIMITS, RECIPE
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
 from trt_engines.recipe_linears import NOTHING, quantized_linears
-from trt_engines.recipes import DTYPES, RECIPES, Recipe
+from trt_engines.recipes import DTYPES, RECIPES, Recipe, in_words
 
 INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_mask", "context_latents")
 OUTPUTS = ("velocity",)
@@ -76,11 +76,6 @@ def export_decoder(
     model.metadata_props[LIMITS] = msgspec.json.encode(limits).decode()
     model.metadata_props[RECIPE] = in_words(recipe, largest_inputs)
     save_graph(model, path, external_data=external_data)
-
-
-def in_words(recipe: Recipe, largest_inputs: Mapping[str, float]) -> str:
-    """What besides the weights decides what a graph holds: another text asks for another export."""
-    return msgspec.json.encode({"recipe": str(recipe), "largest_inputs": dict(largest_inputs)}, order="sorted").decode()
 
 
 def refit_weights(transformer: Any, recipe: Recipe) -> Mapping[str, tuple[int, ...]]:

@@ -11,10 +11,14 @@ from torch import nn
 
 from engine_server.model.codec import OobleckCodec
 from shared_protocol.errors import DemonError
+from trt_engines.engine_kinds import Precision
+from trt_engines.onnx_files import RECIPE
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
 from trt_engines.oobleck_modules import OobleckDecoder, OobleckEncoder
+from trt_engines.recipe_linears import NOTHING
+from trt_engines.recipes import RECIPES, in_words
 
-DTYPES = (torch.float32, torch.float16)
+PRECISIONS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16"}
 """TensorRT refuses deconvolutions in bfloat16."""
 ENCODER_INPUTS, ENCODER_OUTPUTS = ("audio",), ("mean", "std")
 DECODER_INPUTS, DECODER_OUTPUTS = ("latents",), ("audio",)
@@ -41,8 +45,8 @@ def export_vae_decoder(vae: Any, path: Path, *, dtype: torch.dtype = torch.float
 
 
 def _check(vae: Any, dtype: torch.dtype) -> int:
-    if dtype not in DTYPES:
-        raise DemonError("E_DTYPE", f"dtype is {dtype}; a VAE is exported in {' or '.join(map(str, DTYPES))}")
+    if dtype not in PRECISIONS:
+        raise DemonError("E_DTYPE", f"dtype is {dtype}; a VAE is exported in {' or '.join(map(str, PRECISIONS))}")
     return OobleckCodec(vae).hop
 
 
@@ -58,4 +62,5 @@ def _export(
 ) -> None:
     dynamic = {0: torch.export.Dim("rows"), 2: unit * torch.export.Dim("frames")}
     model = export_graph(module.eval(), [example], [dynamic], inputs=inputs, outputs=outputs, opset=OPSETS[dtype])
+    model.metadata_props[RECIPE] = in_words(RECIPES[PRECISIONS[dtype]], NOTHING)
     save_graph(model, path)

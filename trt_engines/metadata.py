@@ -96,10 +96,8 @@ def read_metadata(path: Path) -> Metadata:
         raise DemonError("E_ENGINE_FILE", f"{path} cannot be read: {error}") from error
 
 
-def differences(
-    built: Metadata, kind: EngineKind, *, machine: Machine, checkpoint_hash: str, calibration_hash: str | None
-) -> list[str]:
-    """In words, why a built engine is not one of this kind for this machine and checkpoint; empty if it is."""
+def differences(built: Metadata, kind: EngineKind, *, checkpoint_hash: str, calibration_hash: str | None) -> list[str]:
+    """In words, why a built engine is not one of this kind of this checkpoint, whatever its machine; empty if it is."""
     here: dict[str, object] = {
         "schema": SCHEMA,
         "component": kind.component,
@@ -110,7 +108,7 @@ def differences(
         "calibration_hash": calibration_hash,
         "inputs": sizes_of(kind.axes),
     }
-    return _others(built, here) + other_machine(built, machine)
+    return _others(built, here)
 
 
 def unfit(built: Metadata, *, component: Component, checkpoint_hash: str) -> list[str]:

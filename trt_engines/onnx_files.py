@@ -20,7 +20,7 @@ LIMITS = "demon.limits"
 """A model's own property: JSON with the greatest size of an axis, by input and by axis, where there is one."""
 
 RECIPE = "demon.recipe"
-"""A decoder's own property: the recipe and the calibration that it was exported by, as text."""
+"""A model's own property: the recipe and the calibration that it was exported by, as text."""
 
 Limits = Mapping[str, Mapping[int, int]]
 

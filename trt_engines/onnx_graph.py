@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch import nn
 
 from shared_protocol.errors import DemonError
 from trt_engines.fp8_onnx import TRANSLATIONS
+from trt_engines.unfinished import unfinished
 
 OPSETS = {torch.float32: 20, torch.bfloat16: 23, torch.float16: 23}
 """ONNX operators by the type of the arithmetic. 23 has attention and RMS norm as single operators, which TensorRT runs in half
@@ -105,7 +105,7 @@ def save_graph(model: ir.Model, path: Path, *, external_data: bool | None = None
     outside = weights > MOST_INSIDE if external_data is None else external_data
     data = path.with_name(path.name + DATA_SUFFIX)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with unfinished(path.parent) as folder:
             part = Path(folder, path.name)
             ir.save(model, part, external_data=data.name if outside else None)
             path.unlink(missing_ok=True)  # interrupted here, there is no model rather than one with another's weights

@@ -8,10 +8,12 @@ whose inputs are normalised, may be float16.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import msgspec
 import torch
 
 from trt_engines.engine_kinds import Precision
@@ -71,3 +73,8 @@ RECIPES: dict[Precision, Recipe] = {
         Recipe("fp8", "bf16", (*ENDS, (BLOCKS + "*", "fp8"))),
     )
 }
+
+
+def in_words(recipe: Recipe, largest_inputs: Mapping[str, float]) -> str:
+    """What besides the weights decides what an exported graph holds: another text asks for another export."""
+    return msgspec.json.encode({"recipe": str(recipe), "largest_inputs": dict(largest_inputs)}, order="sorted").decode()

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which TensorRT engines there are, where they lie, and which of them may be loaded."""
+"""Which TensorRT engines there are, where they lie, and which of them are to be built anew."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,22 +17,24 @@ from diffusers.models import AutoencoderOobleck
 from engine_server.model.checkpoint import EMBEDDED
 from engine_server.model.layouts import read_layout
 from shared_protocol.errors import DemonError
-from trt_engines import build_report
+from trt_engines import build_report, builder, calibration
 from trt_engines.build_report import Built, seconds_of
 from trt_engines.calibration import SHIPPED
-from trt_engines.engine_folder import ENGINE, METADATA, UNFINISHED, EngineFolder, file_hash
+from trt_engines.engine_folder import ENGINE, METADATA, EngineFolder, file_hash
 from trt_engines.engine_kinds import (
     DURATIONS_S,
     ModelShape,
+    build_command,
     decoder_kind,
     encode_kind,
     kinds_to_build,
     window_decode_kind,
 )
-from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
+from trt_engines.metadata import SCHEMA, Machine, Metadata, other_machine, sizes_of
 from trt_engines.profiles import Span
 from trt_engines.recipes import RECIPES
 from trt_engines.sizes import disk_bytes, engine_bytes, model_shape, weights_of
+from trt_engines.unfinished import PREFIX
 
 TWO_B = ModelShape("", 1920)
 XL = ModelShape("xl", 1920)
@@ -107,22 +111,23 @@ def test_what_is_asked_for_is_built():
         kinds_to_build(TWO_B, durations_s=(60, 90))
 
 
-def test_an_engine_that_was_built_here_may_be_loaded(folder):
+def reason(folder, kind, machine=HERE, **forced):
+    """Why it is to be built; empty if it is up to date."""
+    (one,) = builder.needed(folder, [kind], machine, **forced)
+    return one.reason
+
+
+def test_an_engine_that_was_built_here_is_up_to_date_and_a_new_one_takes_its_place(folder):
     kind = decoder_kind(TWO_B, 60)
-    assert not folder.has(kind)
-    note = publish(folder, kind)
-    assert folder.check(kind, HERE) == note
+    assert reason(folder, kind) == "not built yet"
+    publish(folder, kind)
+    assert reason(folder, kind) == ""
+    assert reason(folder, kind, is_forced=True) == "asked for"
     assert folder.engine(kind).read_bytes() == b"engine"
     assert [child.name for child in folder.path.iterdir()] == [kind.name]
     publish(folder, kind, content=b"another")
     assert folder.engine(kind).read_bytes() == b"another"
     assert [child.name for child in folder.path.iterdir()] == [kind.name]
-
-
-def test_an_engine_that_is_not_there_is_named_with_the_command_that_builds_it(folder):
-    error = refused(folder.check, decoder_kind(TWO_B, 120), HERE)
-    assert error.code == "E_ENGINE_NOT_BUILT"
-    assert "demon engines build --checkpoint ACE-Step/turbo --decoder-only --duration 120" in error.message
 
 
 @pytest.mark.parametrize(
@@ -131,64 +136,55 @@ def test_an_engine_that_is_not_there_is_named_with_the_command_that_builds_it(fo
         ("library_version", "10.9", "built by version 1.7.1, here 10.9"),
         ("gpu", "NVIDIA A100", "built for NVIDIA H200, here NVIDIA A100"),
         ("compute_capability", "SM80", "compute capability SM90, here SM80"),
-        ("driver", "600", "driver"),
-        ("library", "tensorrt", "built by"),
+        ("driver", "600", "built with driver 575.57, here 600"),
+        ("library", "tensorrt", "built by tensorrt_rtx, here tensorrt"),
     ],
 )
-def test_an_engine_of_another_machine_is_not_loaded(folder, field, value, words):
+def test_an_engine_of_another_machine_is_neither_loaded_nor_up_to_date(folder, field, value, words):
     kind = window_decode_kind()
-    publish(folder, kind)
-    error = refused(folder.check, kind, msgspec.structs.replace(HERE, **{field: value}))
-    assert error.code == "E_ENGINE_STALE"
-    assert words in error.message
-    assert "--vae-only" in error.message
+    note = publish(folder, kind)
+    other = msgspec.structs.replace(HERE, **{field: value})
+    (said,) = other_machine(note, other)
+    assert words in said
+    assert reason(folder, kind, other) == "built for SM90 by tensorrt_rtx 1.7.1"
 
 
 def test_an_engine_that_was_built_ahead_of_time_suits_every_gpu_of_its_kinds(folder):
-    kind = window_decode_kind()
-    publish(folder, kind, machine=Machine("tensorrt_rtx", "1.7.1", "SM89,SM90"))
-    assert folder.check(kind, HERE).machine.gpu == "any"
-    older = msgspec.structs.replace(HERE, compute_capability="SM8")
-    assert refused(folder.check, kind, older).code == "E_ENGINE_STALE"
+    note = publish(folder, window_decode_kind(), machine=Machine("tensorrt_rtx", "1.7.1", "SM89,SM90"))
+    assert other_machine(note, HERE) == []
+    (said,) = other_machine(note, msgspec.structs.replace(HERE, compute_capability="SM8"))
+    assert "SM89,SM90, here SM8" in said
 
 
-def test_an_engine_of_other_weights_or_shapes_is_not_loaded(folder):
+def test_an_engine_of_other_weights_or_shapes_is_built_anew(folder):
     kind = decoder_kind(TWO_B, 60)
     publish(folder, kind)
     other = replace(folder, checkpoint_hash=HASH[:12] + "0" * 52)
-    assert "checkpoint 5f5f5f5f5f5f, here 5f5f5f5f5f5f" in refused(other.check, kind, HERE).message
+    assert "checkpoint 5f5f5f5f5f5f, here 5f5f5f5f5f5f" in reason(other, kind)
     wider = replace(kind, axes=decoder_kind(TWO_B, 120).axes)
-    assert "built for sizes" in refused(folder.check, wider, HERE).message
+    assert "built for sizes" in reason(folder, wider)
 
 
-def test_an_engine_of_another_recipe_of_that_name_is_not_loaded(folder):
+def test_an_engine_of_another_recipe_of_that_name_is_built_anew(folder):
     kind = decoder_kind(TWO_B, 60)
     publish(folder, kind, recipe="trunk bf16; layers.* fp16")
-    error = refused(folder.check, kind, HERE)
-    assert error.code == "E_ENGINE_STALE"
-    assert "by the recipe trunk bf16; layers.* fp16, here trunk bf16; time_embed" in error.message
+    assert "by the recipe trunk bf16; layers.* fp16, here trunk bf16; time_embed" in reason(folder, kind)
 
 
-def test_an_fp8_engine_of_another_calibration_is_not_loaded(folder):
+def test_an_fp8_engine_of_another_calibration_is_built_anew(folder):
     kind = decoder_kind(TWO_B, 60, precision="fp8")
     error = refused(folder.calibration_hash, kind)
     assert error.code == "E_CALIBRATION"
     assert "run: demon engines calibrate --checkpoint ACE-Step/turbo" in error.message
     folder.path.mkdir(parents=True)
     folder.own_calibration.write_bytes(b"{}")
-    publish(folder, kind)
-    assert folder.check(kind, HERE).calibration_hash == file_hash(folder.calibration)
+    assert publish(folder, kind).calibration_hash == file_hash(folder.calibration)
+    assert reason(folder, kind) == ""
     folder.own_calibration.write_bytes(b"{ }")
-    error = refused(folder.check, kind, HERE)
-    assert error.code == "E_ENGINE_STALE"
-    assert "built by the calibration" in error.message
-    assert folder.check(publish_mixed(folder), HERE).calibration_hash is None
-
-
-def publish_mixed(folder):
-    kind = decoder_kind(TWO_B, 60)
-    publish(folder, kind)
-    return kind
+    assert "built by the calibration" in reason(folder, kind)
+    mixed = decoder_kind(TWO_B, 60)
+    assert publish(folder, mixed).calibration_hash is None
+    assert reason(folder, mixed) == ""
 
 
 def test_the_embedded_checkpoint_comes_with_a_calibration_which_the_users_own_comes_before(tmp_path):
@@ -200,16 +196,14 @@ def test_the_embedded_checkpoint_comes_with_a_calibration_which_the_users_own_co
     assert folder.calibration == folder.own_calibration
 
 
-@pytest.mark.parametrize("damage", ["truncated", "changed", "gone", "no note", "half a note", "note of another kind"])
-def test_a_damaged_engine_is_not_loaded(folder, damage):
+@pytest.mark.parametrize("damage", ["truncated", "gone", "no note", "half a note", "note of another kind"])
+def test_a_damaged_engine_is_built_anew(folder, damage):
     kind = decoder_kind(TWO_B, 60)
     publish(folder, kind)
     engine, note = folder.engine(kind), folder.path / kind.name / METADATA
     match damage:
         case "truncated":
             engine.write_bytes(b"engin")
-        case "changed":
-            engine.write_bytes(b"enginE")
         case "gone":
             engine.unlink()
         case "no note":
@@ -218,8 +212,33 @@ def test_a_damaged_engine_is_not_loaded(folder, damage):
             note.write_bytes(note.read_bytes()[:50])
         case "note of another kind":
             note.write_bytes(b'{"schema": "one"}')
-    error = refused(folder.check, kind, HERE)
-    assert error.code == ("E_ENGINE_NOT_BUILT" if damage == "no note" else "E_ENGINE_FILE")
+    expected = {"truncated": "is not what was built", "gone": "is not what was built", "no note": "not built yet"}
+    assert expected.get(damage, "cannot be read") in reason(folder, kind)
+
+
+@pytest.mark.parametrize("stop", [OSError("no space left"), KeyboardInterrupt()], ids=["full", "interrupted"])
+def test_what_stops_an_engine_on_its_way_to_its_place_leaves_the_old_one(folder, monkeypatch, stop):
+    kind = decoder_kind(TWO_B, 60)
+    publish(folder, kind)
+    rename = Path.rename
+
+    def stopped(source, target):
+        if target == folder.path / kind.name and (source / ENGINE).read_bytes() == b"another":
+            raise stop
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(DemonError if isinstance(stop, OSError) else KeyboardInterrupt) as raised:
+        publish(folder, kind, content=b"another")
+    assert isinstance(stop, KeyboardInterrupt) or raised.value.code == "E_OUTPUT"
+    assert folder.engine(kind).read_bytes() == b"engine"
+    assert [child.name for child in folder.path.iterdir()] == [kind.name]
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path):
+    (tmp_path / "engines").write_bytes(b"a file")
+    error = refused(publish, EngineFolder(tmp_path / "engines", "a", HASH), window_decode_kind())
+    assert error.code == "E_OUTPUT"
 
 
 def test_a_build_that_fails_leaves_nothing(folder):
@@ -237,32 +256,48 @@ def test_a_build_that_fails_leaves_nothing(folder):
     assert folder.engine(kind).read_bytes() == b"engine"
 
 
-def test_what_a_killed_build_has_left_is_swept_and_what_another_builds_is_not(folder):
+def test_what_a_killed_build_or_export_has_left_is_swept_and_what_another_builds_is_not(folder):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    folder.path.mkdir(parents=True)
-    for process in (ended.pid, os.getpid()):
-        (folder.path / f"{UNFINISHED}{process}-x").mkdir()
-    assert folder.sweep() == [f"{UNFINISHED}{ended.pid}-x"]
-    assert [child.name for child in folder.path.iterdir()] == [f"{UNFINISHED}{os.getpid()}-x"]
+    folder.onnx.mkdir(parents=True)
+    for place in (folder.path, folder.onnx):
+        for process in (ended.pid, os.getpid()):
+            (place / f"{PREFIX}{process}-x").mkdir()
+    assert folder.sweep() == [f"{PREFIX}{ended.pid}-x"] * 2
+    for place in (folder.path, folder.onnx):
+        assert [child.name for child in place.glob(f"{PREFIX}*")] == [f"{PREFIX}{os.getpid()}-x"]
 
 
-def test_what_a_build_took_is_remembered_by_gpu_and_library(tmp_path):
-    def line(status, seconds, gpu="H200", engine="decoder_bf16_b8_60s"):
-        build_report.append(tmp_path, Built(build_report.now(), engine, gpu, "tensorrt 10", status, seconds, 3000.0))
+def test_what_a_build_took_is_remembered_by_checkpoint_gpu_and_library(tmp_path):
+    def line(status, seconds, gpu="H200", engine="decoder_bf16_b8_60s", checkpoint="5f5f"):
+        took = Built(build_report.now(), checkpoint, engine, gpu, "tensorrt 10", status, seconds, 3000.0)
+        build_report.append(tmp_path, took)
 
-    def asked(gpu="H200"):
-        return seconds_of(tmp_path, "decoder_bf16_b8_60s", gpu=gpu, library="tensorrt 10")
+    def asked(gpu="H200", checkpoint="5f5f"):
+        return seconds_of(tmp_path, checkpoint, "decoder_bf16_b8_60s", gpu=gpu, library="tensorrt 10")
 
     assert asked() is None
     line("built", 300.0)
     line("failed", 2.0)
     line("built", 100.0, gpu="A100")
     line("built", 5.0, engine="vae_decode_fp16_60s")
-    assert (asked(), asked("A100"), asked("T4")) == (300.0, 100.0, None)
+    line("built", 7.0, checkpoint="00ff")  # another model has engines of the same names
+    assert (asked(), asked("A100"), asked("T4"), asked(checkpoint="00ff")) == (300.0, 100.0, None, 7.0)
     with (tmp_path / build_report.NAME).open("a") as file:
-        file.write("2026-11-23T00:00:00,decoder_bf16_b8_60s,H2")
+        file.write("2026-11-23T00:00:00,5f5f,decoder_bf16_b8_60s,H2")
     assert asked() == 300.0
+
+
+def test_a_report_that_cannot_be_written_fails_no_build(tmp_path, caplog):
+    (tmp_path / build_report.NAME).mkdir()
+    build_report.append(tmp_path, Built("", "", "", "", "", "built", 1.0, 1.0))
+    assert "build_report.csv cannot be written" in caplog.text
+
+
+def test_a_command_for_a_folder_with_a_space_can_be_pasted():
+    said = build_command("my models/turbo", "decoder", 60, "mixed")
+    assert shlex.split(said)[3:5] == ["--checkpoint", "my models/turbo"]
+    assert shlex.split(calibration.command("my models/turbo"))[4] == "my models/turbo"
 
 
 @pytest.fixture(scope="module")

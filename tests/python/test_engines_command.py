@@ -3,23 +3,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import soundfile
+from trt_rig import oobleck
 from typer.testing import CliRunner
 
 from engine_server.cli import app
 from engine_server.folders import data_folder
+from engine_server.model.codec import OobleckCodec
 from shared_protocol.errors import DemonError
 from trt_engines import builder, tensorrt_library
 from trt_engines.build_report import NAME
 from trt_engines.engine_folder import EngineFolder, file_hash
-from trt_engines.engine_kinds import ModelShape, decoder_kind
-from trt_engines.metadata import read_metadata
+from trt_engines.engine_kinds import ModelShape, decoder_kind, window_decode_kind
+from trt_engines.metadata import Machine, read_metadata
 from trt_engines.recipes import RECIPES
 
 try:
-    tensorrt_library.load_tensorrt()
+    LIBRARY = tensorrt_library.load_tensorrt()
 except DemonError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -48,7 +52,7 @@ def folder_of(home):
 
 
 def test_what_would_be_built_is_told_and_nothing_is_written(home, tiny_folder):
-    said = run("--checkpoint", tiny_folder, "--all", "--for", "SM90", "--dry-run")
+    said = run("--checkpoint", tiny_folder, "--all", "--for", "SM89", "--dry-run")
     for name in ("decoder_mixed_b8_60s", "decoder_mixed_b8_120s", "decoder_mixed_b8_240s"):
         assert name in said
     assert "not built yet" in said
@@ -72,6 +76,7 @@ def test_an_engine_is_built_once_and_again_when_something_changed(home, tiny_fol
     assert read_metadata(note).machine.compute_capability == "SM120"
     assert (home / NAME).read_text().count(NAME_60) == 2
     assert "last time" in run(*given, "--for", "SM120", "--dry-run")
+    assert "asked for" in run(*given, "--for", "SM120", "--force-onnx", "--dry-run")
 
 
 def test_a_build_that_is_interrupted_leaves_the_engine_that_was_there(home, tiny, tiny_folder, monkeypatch):
@@ -96,9 +101,10 @@ def test_a_build_that_is_interrupted_leaves_the_engine_that_was_there(home, tiny
     [
         (("--duration", "90", "--for", "SM90"), "90 s"),
         (("--decoder-only", "--vae-only"), "nothing to build"),
-        (("--for", "SM3"), "SM3"),
+        (("--for", "SM3", "--dry-run"), "does not build for SM3; it builds for SM75, "),
         (("--for", "SM86", "--precision", "fp8"), "SM86 has no FP8: that begins with SM89"),
-        (("--for", "SM90", "--decoder-only", "--precision", "fp8"), "run: demon engines calibrate --checkpoint"),
+        (("--for", "SM89", "--decoder-only", "--precision", "fp8"), "run: demon engines calibrate --checkpoint"),
+        (("--for", "SM89", "--vae-only"), "nothing to build"),
     ],
 )
 def test_what_cannot_be_built_is_told(home, tiny_folder, arguments, word):
@@ -146,17 +152,35 @@ def test_what_each_precision_costs_is_printed(home, tiny_folder, song):
     assert "demon engines calibrate" in said
 
 
+def test_a_graph_of_the_codec_is_kept_while_it_is_whole_and_else_exported_again(tmp_path):
+    folder = EngineFolder(tmp_path, "a", "5f" * 32)
+    checkpoint = SimpleNamespace(codec=OobleckCodec(oobleck()))
+    machine = Machine(LIBRARY.name, LIBRARY.version, "SM89")
+
+    def built():
+        builder.build(checkpoint, folder, window_decode_kind(), machine)
+        (graph,) = folder.onnx.iterdir()
+        return graph
+
+    graph = built()
+    first = graph.stat().st_mtime_ns
+    assert built().stat().st_mtime_ns == first
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[: len(whole) // 2])
+    assert built().read_bytes() == whole
+
+
 def test_without_a_gpu_one_has_to_be_named(home, tiny_folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--dry-run"])
     assert result.exit_code == 1
     assert "E_DEVICE" in result.stderr
-    assert "--for SM90" in result.stderr
+    assert "with --for: SM75, " in result.stderr
 
 
 def test_a_full_disk_is_told_before_anything_is_done(home, tiny_folder, monkeypatch):
     monkeypatch.setattr(builder.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
-    result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--for", "SM90"])
+    result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--for", "SM89"])
     assert result.exit_code == 1
     assert "E_DISK" in result.stderr
     assert not home.exists()

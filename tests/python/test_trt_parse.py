@@ -114,6 +114,15 @@ def test_a_decoder_builds_for_gpus_that_are_not_here(exported, recipe, tmp_path)
     assert list(tmp_path.iterdir()) == [engine]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU here it may be built")
+def test_an_engine_that_can_be_refitted_is_asked_for_as_one(exported, tmp_path):
+    """TensorRT-RTX builds none without a GPU: what it says shows that the wish arrives."""
+    axes = decoder_axes(ROWS, FRAMES, TOKENS)
+    with pytest.raises(DemonError, match="E_ENGINE_BUILD"):
+        build_engine(exported("fp32"), tmp_path / "e", axes, compute_capabilities=CAPABILITIES, is_refittable=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fp8_does_not_build_for_gpus_that_have_none(exported, tmp_path):
     with pytest.raises(DemonError, match=r"E_ENGINE_BUILD: .*fp8_e4m3"):
         build_engine(exported("fp8"), tmp_path / "e", decoder_axes(ROWS, FRAMES, TOKENS), compute_capabilities=["SM86"])
@@ -196,7 +205,7 @@ def test_axes_are_those_of_the_network(sine, tmp_path, axes, message):
 
 @pytest.mark.parametrize("names", [[], ["SM89", "SM1"], ["CURRENT"]])
 def test_a_compute_capability_is_one_that_tensorrt_builds_for(sine, tmp_path, names):
-    with pytest.raises(DemonError, match=r"E_FIELD: compute_capabilities is .*; this TensorRT builds for .*SM89"):
+    with pytest.raises(DemonError, match=r"E_FIELD: .* does not build for .*; it builds for SM75, .*eager"):
         build_engine(sine, tmp_path / "e", {"x": {0: Span(1, 1, 2)}}, compute_capabilities=names)
 
 
