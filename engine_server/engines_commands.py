@@ -17,7 +17,7 @@ from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:
     from engine_server.model.layouts import Layout
-    from trt_engines.builder import Needed
+    from trt_engines.build_plan import Needed
     from trt_engines.engine_folder import EngineFolder
     from trt_engines.metadata import Machine
 
@@ -61,7 +61,7 @@ def build(
     from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
     from engine_server.model.hub import checkpoint_folder
     from engine_server.model.layouts import read_layout
-    from trt_engines import builder
+    from trt_engines import build_plan, builder
     from trt_engines.engine_folder import EngineFolder, engines_root
     from trt_engines.engine_kinds import DURATIONS_S, kinds_to_build
     from trt_engines.sizes import disk_bytes, model_shape, weights_of
@@ -91,12 +91,12 @@ def build(
         raise typer.BadParameter(str(error)) from error
     folder = EngineFolder(engines_root(), checkpoint, content_hash(layout.files))
     machine = machine_to_build_for(load_tensorrt(), gpus or [])
-    plan = builder.needed(folder, kinds, machine, is_forced=force_rebuild or force_onnx)
+    plan = build_plan.needed(folder, kinds, machine, is_forced=force_rebuild or force_onnx)
     console.print(_table(plan, layout, folder, machine))
     todo = [one.kind for one in plan if one.reason]
     if dry_run or not todo:
         return
-    builder.check_disk(folder.path, sum(disk_bytes(weights_of(layout, kind), kind) for kind in todo))
+    build_plan.check_disk(folder.path, sum(disk_bytes(weights_of(layout, kind), kind) for kind in todo))
     folder.sweep()
     loaded = load_checkpoint(checkpoint, device="cpu", backend="eager")
     exported: set[tuple[str, str]] = set()

@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint to engines in their folder: what is there and up to date stays, each other one appears when it is whole."""
+"""From a checkpoint to an engine in its folder, which appears there when it is whole."""
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine_server.model.checkpoint import Checkpoint
@@ -18,47 +16,12 @@ from trt_engines.engine_folder import ENGINE, EngineFolder, file_hash
 from trt_engines.engine_kinds import EngineKind
 from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
-from trt_engines.metadata import SCHEMA, Machine, Metadata, read_metadata, sizes_of
+from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
 from trt_engines.onnx_files import RECIPE, check_names, initializers, model_hash, properties
 from trt_engines.recipe_linears import NOTHING
 from trt_engines.recipes import DTYPES, RECIPES, Recipe, in_words
 
-FIRST_FP8 = 89
-"""The compute capability, times ten, of the first GPUs with FP8: Ada."""
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Needed:
-    """What is to be done for one engine. reason: in words, empty if it is up to date."""
-
-    kind: EngineKind
-    reason: str
-
-
-def needed(
-    folder: EngineFolder, kinds: Sequence[EngineKind], machine: Machine, *, is_forced: bool = False
-) -> list[Needed]:
-    """Which of the engines have to be built, and why.
-
-    Raises DemonError: `E_CALIBRATION` if one needs a calibration that is not there, `E_FIELD` for FP8 on a GPU that has none.
-    """
-    for kind in kinds:
-        _check_gpus(kind, machine)
-        folder.calibration_hash(kind)
-    return [Needed(kind, "asked for" if is_forced else _reason(folder, kind, machine)) for kind in kinds]
-
-
-def check_disk(path: Path, needed_bytes: int) -> None:
-    """Raise DemonError `E_DISK` unless so much is free where engines will lie."""
-    there = next(one for one in (path, *path.parents) if one.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed_bytes:
-        raise DemonError(
-            "E_DISK",
-            f"{there} has {free / 1e9:.1f} GB free, and the engines need {needed_bytes / 1e9:.1f} GB; make room, build fewer, or "
-            f"set XDG_DATA_HOME to another disk",
-        )
 
 
 def build(
@@ -124,24 +87,6 @@ def build(
         append(folder.root, line)
 
 
-def _reason(folder: EngineFolder, kind: EngineKind, machine: Machine) -> str:
-    if not folder.has(kind):
-        return "not built yet"
-    try:
-        built = read_metadata(folder.note(kind))
-    except DemonError as error:
-        return error.message
-    engine = folder.engine(kind)
-    # Its hash is for whoever loads it: here it would mean reading gigabytes for a table.
-    if not engine.is_file() or engine.stat().st_size != built.engine_bytes:
-        return f"{engine.name} is not what was built"
-    if built.machine != machine:
-        return (
-            f"built for {built.machine.compute_capability} by {built.machine.library} {built.machine.library_version}"
-        )
-    return "; ".join(folder.differences(built, kind))
-
-
 def _exported(
     checkpoint: Checkpoint, folder: EngineFolder, kind: EngineKind, *, exports_anew: bool, tell: Tell
 ) -> Path:
@@ -170,13 +115,3 @@ def _is_made_by(path: Path, recipe: Recipe, largest_inputs: Mapping[str, float])
         return properties(path).get(RECIPE) == in_words(recipe, largest_inputs)
     except DemonError:
         return False
-
-
-def _check_gpus(kind: EngineKind, machine: Machine) -> None:
-    if kind.precision == "fp8":
-        for name in machine.compute_capability.split(","):
-            number = name.removeprefix("SM")
-            if number.isdigit() and int(number) < FIRST_FP8:
-                raise DemonError(
-                    "E_FIELD", f"{name} has no FP8: that begins with SM{FIRST_FP8}; build for it with --precision mixed"
-                )

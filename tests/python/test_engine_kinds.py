@@ -17,7 +17,8 @@ from diffusers.models import AutoencoderOobleck
 from engine_server.model.checkpoint import EMBEDDED
 from engine_server.model.layouts import read_layout
 from shared_protocol.errors import DemonError
-from trt_engines import build_report, builder, calibration
+from trt_engines import build_report, calibration
+from trt_engines.build_plan import needed
 from trt_engines.build_report import Built, seconds_of
 from trt_engines.calibration import SHIPPED
 from trt_engines.engine_folder import ENGINE, METADATA, EngineFolder, file_hash
@@ -113,7 +114,7 @@ def test_what_is_asked_for_is_built():
 
 def reason(folder, kind, machine=HERE, **forced):
     """Why it is to be built; empty if it is up to date."""
-    (one,) = builder.needed(folder, [kind], machine, **forced)
+    (one,) = needed(folder, [kind], machine, **forced)
     return one.reason
 
 

@@ -15,7 +15,7 @@ from engine_server.cli import app
 from engine_server.folders import data_folder
 from engine_server.model.codec import OobleckCodec
 from shared_protocol.errors import DemonError
-from trt_engines import builder, tensorrt_library
+from trt_engines import build_plan, builder, tensorrt_library
 from trt_engines.build_report import NAME
 from trt_engines.engine_folder import EngineFolder, file_hash
 from trt_engines.engine_kinds import ModelShape, decoder_kind, window_decode_kind
@@ -179,7 +179,7 @@ def test_without_a_gpu_one_has_to_be_named(home, tiny_folder, monkeypatch):
 
 
 def test_a_full_disk_is_told_before_anything_is_done(home, tiny_folder, monkeypatch):
-    monkeypatch.setattr(builder.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(build_plan.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
     result = CliRunner().invoke(app, ["engines", "build", "--checkpoint", str(tiny_folder), "--for", "SM89"])
     assert result.exit_code == 1
     assert "E_DISK" in result.stderr
