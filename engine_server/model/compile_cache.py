@@ -67,7 +67,10 @@ class CompileCache:
                 log.warning("%s cannot be used (%s): what is compiled is lost at the end", folder, error)
                 yield
                 return
-            with _environment({VARIABLE: folder, **({} if _is_set_by_user(TRITONS) else {TRITONS: folder / "triton"})}):
+            ours = {VARIABLE: folder, TRITONS: folder / "triton"}
+            if _is_set_by_user(TRITONS):
+                del ours[TRITONS]
+            with _environment(ours):
                 yield
             try:
                 _write_list(folder)
