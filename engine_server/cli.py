@@ -29,6 +29,7 @@ from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:
+    from engine_server.model.static_decoder import FormReady
     from engine_server.tracks.engine import Engine
 
 console = Console(stderr=True)
@@ -152,7 +153,7 @@ def serve(
         def load() -> Engine:
             engine = load_engine(model, depth, loras or [], device=device, backend=backend)
             report_progress(90, "warming up")
-            warm_up(engine)
+            warm_up(engine, report_form)
             return engine
 
         serve_engine(endpoint, load, on_serving=on_serving, reports_tracks=report_tracks)
@@ -264,6 +265,11 @@ def evaluate(
 def report_progress(percent: int, what: str) -> None:
     """A line for whoever has started the server, which the plugin shows. Stages, by what they take on a CPU."""
     print(f"{percent} % {what}", file=sys.stderr, flush=True)
+
+
+def report_form(ready: FormReady) -> None:
+    """As `report_progress`, of a decoder that compiles: tens of seconds for each form."""
+    report_progress(90 + 9 * ready.number // ready.of, f"compiled {ready.number} of {ready.of}: {ready.form}")
 
 
 def terminate_after_stdin() -> None:

@@ -29,6 +29,8 @@ class AdapterStack:
     def __init__(self, transformer: Any) -> None:
         self.columns = 0
         """R. Never shrinks."""
+        self.is_empty = True
+        """Whether it holds no adapter, so that strengths change nothing."""
         self._names = {
             name: module
             for name, module in transformer.named_modules()
@@ -42,15 +44,20 @@ class AdapterStack:
     @torch.inference_mode(False)
     @torch.no_grad()
     def reserve(self, columns: int) -> None:
-        """Have room for so many columns at least, in whole steps. What is there is written again by the next `update`."""
+        """Have room for so many columns at least, in whole steps. What is there is written again by the next `update`.
+
+        Raises torch.OutOfMemoryError, and nothing has changed then.
+        """
         wanted = -(-columns // COLUMNS_STEP) * COLUMNS_STEP
         if wanted <= self.columns:
             return
-        self.columns, self._version = wanted, None
+        pairs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         for module in self._names.values():
             weight: Any = module.weight
-            self._pairs[module] = weight.new_zeros(wanted, weight.shape[1]), weight.new_zeros(weight.shape[0], wanted)
+            pairs[module] = weight.new_zeros(wanted, weight.shape[1]), weight.new_zeros(weight.shape[0], wanted)
         self._places = torch.zeros(wanted, dtype=torch.long, device=weight.device)
+        self._pairs.update(pairs)  # the same dictionary, by which recordings find that what they read has moved
+        self.columns, self._version = wanted, None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -72,7 +79,7 @@ class AdapterStack:
         for place, span in spans.items():
             self._places[span] = place
         self._places_in_use = max(ranks, default=0) + 1
-        self._version = adapters.version
+        self._version, self.is_empty = adapters.version, not ranks
 
     def rows(self, strengths: Tensor) -> StackedAdapters:
         """The stack for a forward of rows with strengths `[B, A]`. An adapter that is younger than they are is silent."""

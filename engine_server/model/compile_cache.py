@@ -17,7 +17,8 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -27,13 +28,15 @@ from engine_server.folders import cache_folder
 
 log = logging.getLogger("demon.engine")
 
-VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+VARIABLE, TRITONS = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 LIST, LOCK = "whole-files.json", "compiling.lock"
 TORCHS_OWN_LOCKS = "locks"
+_compiling = threading.Lock()
+"""Variables are the whole process's: decoders of two devices must not compile at once."""
 
 
 class CompileCache:
-    """The folder for one kind of processor. One thread of a process; any number of processes."""
+    """The folder for one kind of processor. Any number of threads and processes, of which one compiles at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -50,11 +53,12 @@ class CompileCache:
         Whoever sets `TORCHINDUCTOR_CACHE_DIR` keeps what was compiled there, as it comes. A folder that cannot be used is told of
         in the log, and then nothing is kept.
         """
-        if _is_set_by_user():
-            yield
-            return
-        folder, before = self.folder, os.environ.get(VARIABLE)
+        folder = self.folder
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_compiling)
+            if _is_set_by_user():
+                yield
+                return
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 stack.enter_context(_locked(folder / LOCK))
@@ -63,24 +67,37 @@ class CompileCache:
                 log.warning("%s cannot be used (%s): what is compiled is lost at the end", folder, error)
                 yield
                 return
-            os.environ[VARIABLE] = str(folder)
-            try:
+            ours = {VARIABLE: folder, TRITONS: folder / "triton"}
+            if _is_set_by_user(TRITONS):
+                del ours[TRITONS]
+            with _environment(ours):
                 yield
-            finally:
-                os.environ.pop(VARIABLE)
-                if before is not None:
-                    os.environ[VARIABLE] = before
             try:
                 _write_list(folder)
             except OSError as error:
                 log.warning("%s cannot be written to (%s): what is compiled is lost at the end", folder, error)
 
 
-def _is_set_by_user() -> bool:
-    """Whether the variable was set by somebody; torch sets it to its default at the first compilation."""
+def _is_set_by_user(variable: str = VARIABLE) -> bool:
+    """Whether a variable was set by somebody; torch sets both, to its default and below it, where it compiles."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    return os.environ.get(VARIABLE, "") not in ("", os.path.abspath(default_cache_dir()))
+    value = os.environ.get(variable, "")
+    return value != "" and not Path(value).is_relative_to(os.path.abspath(default_cache_dir()))
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, Path]) -> Iterator[None]:
+    """Variables of the process have these values within, and their own again afterwards, whatever was set meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _processor(device: torch.device) -> str:

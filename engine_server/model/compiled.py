@@ -12,9 +12,8 @@ from torch import Tensor
 from engine_server.model.dit import Velocity, velocity
 from shared_protocol.errors import DemonError
 
-MOST_PROGRAMS = 64
-"""Compiled programs kept of one decoder, one for each form."""
-
+MOST_PROGRAMS = 128
+"""Compiled programs kept of one decoder, one for each form. torch keeps 256 of one function, whatever asks for them."""
 
 Compiler = Callable[[Any, Any], Any]
 
@@ -47,7 +46,13 @@ class CompiledVelocity:
 
         try:
             out: Tensor = self._run(*arguments)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+        except FailOnRecompileLimitHit as error:
+            raise DemonError(
+                "E_BACKEND",
+                f"the decoder is compiled for {self.programs} forms, and torch takes no more: start the engine anew, and use "
+                f"fewer lengths of windows and conditions, or the eager backend",
+            ) from error
+        except TorchDynamoException as error:
             summary = " ".join(str(error).split("\n")[:2]).strip()
             raise DemonError(
                 "E_BACKEND", f"the decoder could not be compiled ({summary}); use the eager backend"

@@ -9,7 +9,7 @@ where the other lengths of that class find the program compiled.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
@@ -39,6 +39,11 @@ class Form:
 def forms_of_ring(shape: RingShape, *, batch: int = DEFAULT_BATCH, columns: Sequence[int] = (0,)) -> list[Form]:
     """What the forwards of a ring are: of its own length, for every number of adapter columns."""
     return [Form(rows_of_form(batch), even(shape.frames), shape.tokens, each) for each in columns]
+
+
+def filled_form(form: Form) -> Form:
+    """The form of a form's whole size class."""
+    return replace(form, frames=size_class(form.frames), is_filled=True)
 
 
 def rows_of_form(rows: int) -> int:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
-from engine_server.model.forms import Form, even, forms_of_ring, rows_of_form, size_class
+from engine_server.model.forms import Form, even, filled_form, forms_of_ring, rows_of_form
 from engine_server.model.graphs import GraphedVelocity
 
 log = logging.getLogger("demon.engine")
+
+MOST_OWN_LENGTHS = 32
+"""Forms of a length of their own, of which every ring asks for one: `MOST_PROGRAMS` and memory leave no room for each length that
+there is. Size classes are few."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,9 @@ class StaticDecoder:
     """A `Decoder` whose forwards are filled up to forms, and cut to what was asked for.
 
     Rows are filled with repeats of the first, so that a row runs the same program in any company. A length without a form of its
-    own is filled up to its size class, with frames that no other hears; if that is not there either, it is compiled at once, and
-    the log says that playing waits for it. What is compiled is kept in `cache`, if there is one. One thread at a time; inference
-    only.
+    own is filled up to its size class, with frames that no other hears, and a forward without adapters may run with silent ones;
+    if none of these is there, its size class is compiled at once, and the log says that playing waits for it. What is compiled is
+    kept in `cache`, if there is one. One thread at a time, while others change the bank; inference only.
     """
 
     def __init__(
@@ -82,9 +86,10 @@ class StaticDecoder:
 
         A form with adapter columns makes room for so many. Raises DemonError `E_BACKEND`.
         """
-        for number, form in enumerate(forms, start=1):
+        for number, wanted in enumerate(forms, start=1):
             began = time.perf_counter()
-            self._stack.reserve(form.columns)
+            self._stack.reserve(wanted.columns)
+            form = replace(wanted, columns=self._stack.columns if wanted.columns else 0)
             self._forward_zeros(form)
             ready = FormReady(form, number, len(forms), time.perf_counter() - began)
             log.info("compiled %d of %d in %.1f s: %s", number, len(forms), ready.seconds, form)
@@ -92,11 +97,16 @@ class StaticDecoder:
                 on_form(ready)
 
     def warm_up_ring(self, shape: RingShape, on_form: OnForm | None = None) -> None:
-        """Compile what a ring of this shape meets with the adapters that there are now, if it is not compiled; as `warm_up`."""
-        if self._adapters is not None:
-            self._stack.update(self._adapters.snapshot)
-        forms = forms_of_ring(shape, columns=[self._stack.columns])
-        self.warm_up([form for form in forms if form not in self.forms], on_form)
+        """Compile what a ring of this shape meets with the adapters that there are now, if it is not compiled; as `warm_up`.
+
+        After `MOST_OWN_LENGTHS` forms with a length of their own it is the size class of the ring's length.
+        """
+        self._update_stack()
+        (form,) = forms_of_ring(shape, columns=[0 if self._stack.is_empty else self._stack.columns])
+        if form not in self.forms and sum(not other.is_filled for other in self.forms) >= MOST_OWN_LENGTHS:
+            form = filled_form(form)
+        if form not in self.forms:
+            self.warm_up([form], on_form)
 
     @torch.no_grad()
     def __call__(
@@ -108,11 +118,14 @@ class StaticDecoder:
         adapters: Tensor | None = None,
     ) -> Tensor:
         """See `Decoder`."""
-        if adapters is not None and self._adapters is not None:
-            self._stack.update(self._adapters.snapshot)
-        strengths = adapters if self._stack.columns else None
+        if adapters is not None:
+            self._update_stack()
+        strengths = None if self._stack.is_empty else adapters
         rows, frames = x.shape[:2]
-        form = self._form_of(rows, frames, condition[0].shape[-1], 0 if strengths is None else self._stack.columns)
+        columns = 0 if strengths is None else self._stack.columns
+        form = self._form_of(Form(rows_of_form(rows), even(frames), condition[0].shape[-1], columns))
+        if form.columns and strengths is None:
+            strengths = x.new_zeros(rows, 1)
         if form in self.forms:
             return self._run_form(form, x, t, context, condition, strengths)
         log.warning("compiling %s while playing waits; a warm-up with this form would have done so before", form)
@@ -121,11 +134,15 @@ class StaticDecoder:
         log.warning("compiled in %.1f s: %s", time.perf_counter() - began, form)
         return out
 
-    def _form_of(self, rows: int, frames: int, tokens: int, columns: int) -> Form:
-        exact = Form(rows_of_form(rows), even(frames), tokens, columns)
-        if exact in self.forms:
-            return exact
-        return Form(exact.rows, size_class(frames), tokens, columns, is_filled=True)
+    def _update_stack(self) -> None:
+        if self._adapters is not None:
+            self._stack.update(self._adapters.snapshot)
+
+    def _form_of(self, exact: Form) -> Form:
+        """The best compiled form for a forward of these sizes, or the one to compile."""
+        adapted = replace(exact, columns=self._stack.columns)
+        able = (exact, adapted, filled_form(exact), filled_form(adapted))
+        return next((form for form in able if form in self.forms), filled_form(exact))
 
     def _run_form(
         self,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from engine_server.model.compile_cache import LIST, LOCK, VARIABLE, CompileCache
+from engine_server.model.compile_cache import LIST, LOCK, TRITONS, VARIABLE, CompileCache
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,8 @@ print("hits", inductor["fxgraph_cache_hit"], "misses", inductor["fxgraph_cache_m
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    for variable in (VARIABLE, TRITONS):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return CompileCache(CPU)
 
@@ -133,6 +135,39 @@ def test_the_users_own_folder_is_left_alone(cache, tmp_path, monkeypatch):
     with cache.compiling():
         assert os.environ[VARIABLE] == str(tmp_path / "own")
     assert not cache.folder.exists()
+
+
+def test_tritons_files_are_kept_with_the_others_and_nobody_elses_come_there(cache, tmp_path, monkeypatch):
+    """torch sets its variable at the first kernel of the process, wherever that is, for good."""
+    defaults = Path(default_cache_dir()) / "triton" / "0"
+    for before in (None, str(defaults)):
+        if before is not None:
+            monkeypatch.setenv(TRITONS, before)
+        with cache.compiling():
+            assert Path(os.environ[TRITONS]).is_relative_to(cache.folder)
+        assert os.environ.get(TRITONS) == before
+    monkeypatch.setenv(TRITONS, str(tmp_path / "own"))
+    with cache.compiling():
+        assert os.environ[TRITONS] == str(tmp_path / "own")
+
+
+def test_decoders_of_two_devices_in_one_process_compile_one_after_the_other(cache, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    other, seen = CompileCache(torch.device("cuda:0")), []
+
+    def compile_there():
+        with other.compiling():
+            seen.append(os.environ[VARIABLE])
+
+    thread = threading.Thread(target=compile_there)
+    with cache.compiling():
+        thread.start()
+        thread.join(0.2)
+        assert os.environ[VARIABLE] == str(cache.folder)
+        assert not seen
+    thread.join()
+    assert seen == [str(other.folder)]
+    assert VARIABLE not in os.environ
 
 
 def test_the_folder_names_torch_and_the_processor(cache):

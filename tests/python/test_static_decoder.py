@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from test_backends import draw, run, tiny_transformer, with_row_of
 from test_dit import random_factors
 
+from engine_server.cli import report_form
 from engine_server.diffusion.rows import RingShape
+from engine_server.model import compiled, static_decoder
 from engine_server.model.adapter_stack import COLUMNS_STEP, AdapterStack
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
@@ -35,6 +37,7 @@ from shared_protocol.messages import make_config
 
 TOKENS = 13
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+RING = RingShape(depth=2, frames=40, channels=64, tokens=TOKENS, width=32)
 EXACT, ADAPTED = Form(4, 40, TOKENS), Form(4, 40, TOKENS, COLUMNS_STEP)
 
 
@@ -88,6 +91,15 @@ def test_what_a_warm_up_compiled_never_compiles_again_and_says_how_far_it_is():
     bank.remove(1)
     run(decoder, draw(model, 4, 40), torch.rand(4, bank.size))
     assert traced.programs == 2
+
+
+def test_whoever_started_the_server_reads_how_far_the_warm_up_is(capsys):
+    decoder, _ = build(bank=AdapterBank())
+    decoder.warm_up([EXACT, ADAPTED], report_form)
+    assert capsys.readouterr().err.splitlines() == [
+        "94 % compiled 1 of 2: 4 rows of 40 frames, 13 condition tokens, no adapters",
+        "99 % compiled 2 of 2: 4 rows of 40 frames, 13 condition tokens, adapters of 64 columns",
+    ]
 
 
 def test_an_unforeseen_length_is_compiled_loudly_once_for_its_whole_size_class(caplog):
@@ -193,6 +205,23 @@ def test_a_stack_keeps_its_buffers_until_they_are_too_small():
     assert len(stack.rows(torch.zeros(2, 1)).pairs[module][0]) == 2 * COLUMNS_STEP
 
 
+def test_a_stack_that_finds_no_memory_is_left_as_it_was():
+    model = tiny_transformer()
+    bank, stack = AdapterBank(), AdapterStack(model)
+    bank.add(random_factors(model))
+    stack.update(bank.snapshot)
+    module = model.get_submodule("layers.0.self_attn.to_q")
+    before = [factor.clone() for factor in stack.rows(torch.ones(2, 1)).pairs[module]]
+    with pytest.raises(RuntimeError, match="memory"):
+        stack.reserve(10**14)
+    assert stack.columns == COLUMNS_STEP
+    stack.update(bank.snapshot)
+    held = stack.rows(torch.ones(2, 1))
+    assert held.strengths.shape == (2, COLUMNS_STEP)
+    for factor, expected in zip(held.pairs[module], before, strict=True):
+        assert torch.equal(factor, expected)
+
+
 def test_a_bounce_meets_no_form_that_the_engines_warm_up_did_not_compile(tiny):
     traced = Traced()
     decoder = StaticDecoder(tiny.transformer, tiny.adapters, run=traced)
@@ -223,14 +252,64 @@ def test_a_rings_warm_up_compiles_the_one_form_that_it_meets_with_the_adapters_t
     bank, heard = AdapterBank(), []
     model = tiny_transformer()
     decoder, traced = build(model, bank)
-    shape = RingShape(depth=2, frames=40, channels=64, tokens=TOKENS, width=32)
-    decoder.warm_up_ring(shape, heard.append)
+    decoder.warm_up_ring(RING, heard.append)
     bank.add(random_factors(model))
-    decoder.warm_up_ring(shape, heard.append)
-    decoder.warm_up_ring(shape, heard.append)
+    decoder.warm_up_ring(RING, heard.append)
+    decoder.warm_up_ring(RING, heard.append)
     assert [ready.form for ready in heard] == [EXACT, ADAPTED]
     run(decoder, draw(model, 4, 40), torch.ones(4, 1))
     assert traced.programs == 2
+
+
+def test_room_for_an_adapter_is_compiled_in_whole_steps_of_columns():
+    bank, heard = AdapterBank(), []
+    model = tiny_transformer()
+    decoder, traced = build(model, bank)
+    decoder.warm_up([replace(ADAPTED, columns=5)], heard.append)
+    assert [ready.form for ready in heard] == [ADAPTED]
+    bank.add(random_factors(model))
+    run(decoder, draw(model, 4, 40), torch.ones(4, 1))
+    assert traced.programs == 1
+
+
+@torch.no_grad()
+def test_a_stream_without_adapters_does_not_wait_where_its_length_is_compiled_with_some(caplog):
+    bank, model = AdapterBank(), tiny_transformer()
+    decoder, traced = build(model, bank)
+    bank.add(random_factors(model))
+    decoder.warm_up_ring(RING)
+    inputs = draw(model, 3, 40)
+    torch.testing.assert_close(run(decoder, inputs), run(DitForward(model), inputs), **TOLERANCE)
+    assert traced.programs == 1
+    assert not said(caplog)
+
+
+@torch.no_grad()
+def test_without_adapters_the_bits_are_the_bare_models_again():
+    bank, model = AdapterBank(), tiny_transformer()
+    decoder, _ = build(model, bank)
+    decoder.warm_up([EXACT, ADAPTED])
+    inputs, strengths = draw(model, 4, 40), torch.ones(4, 1)
+    bare = run(decoder, inputs)
+    place = bank.add(random_factors(model))
+    assert not torch.equal(run(decoder, inputs, strengths), bare)
+    bank.remove(place)
+    assert torch.equal(run(decoder, inputs, strengths), bare)
+
+
+def test_rings_of_many_lengths_share_the_programs_of_size_classes(monkeypatch):
+    monkeypatch.setattr(static_decoder, "MOST_OWN_LENGTHS", 2)
+    model = tiny_transformer()
+    decoder, traced = build(model)
+    heard = []
+    for frames in (40, 50, 70, 72, 75, 80, 40):
+        decoder.warm_up_ring(replace(RING, frames=frames), heard.append)
+        run(decoder, draw(model, 4, frames))
+    own, filled = [40, 50], [80]
+    assert [(ready.form.frames, ready.form.is_filled) for ready in heard] == [
+        *((frames, False) for frames in own), *((frames, True) for frames in filled)
+    ]  # fmt: skip
+    assert traced.programs == 3
 
 
 def test_a_session_compiles_when_a_stream_begins_and_not_while_it_plays(tiny_folder):
@@ -242,6 +321,18 @@ def test_a_session_compiles_when_a_stream_begins_and_not_while_it_plays(tiny_fol
         (form,) = decoder.forms
         assert (form.rows, form.frames, form.is_filled) == (4, 26, False)
         assert traced.programs == 1
+
+
+@torch.no_grad()
+def test_more_forms_than_torch_keeps_are_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(compiled, "MOST_PROGRAMS", 2)
+    run_compiled = Traced()
+    decoder = StaticDecoder(tiny_transformer(), run=run_compiled)
+    decoder.warm_up([Form(4, frames, TOKENS) for frames in (20, 30)])
+    with pytest.raises(DemonError, match=r"compiled for 2 forms.*start the engine anew") as caught:
+        decoder.warm_up([EXACT])
+    assert caught.value.code == "E_BACKEND"
+    decoder.warm_up([Form(4, 20, TOKENS)])  # what there is still runs
 
 
 def test_a_warm_up_that_cannot_compile_says_so():
