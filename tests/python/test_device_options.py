@@ -125,7 +125,13 @@ def test_a_clusters_engines_are_told(monkeypatch):
     assert refused.exit_code == 1
     assert "E_DEVICE" in refused.stderr
     assert "--gpus 1" in refused.stderr
+    monkeypatch.setenv("DEMON_DEVICE", "cuda")
+    assert "--gpus 1" in demon("cluster", "start", "--engines", 2).stderr
     assert len(settings) == 1
+    monkeypatch.delenv("DEMON_DEVICE")
+    for gpus, device in ((0, "cpu"), (1, "auto")):
+        assert demon("cluster", "start", "--engines", 2, "--gpus", gpus).exit_code == 0
+        assert settings[-1].device == device
 
     loaded = []
 
