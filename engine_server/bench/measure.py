@@ -57,7 +57,7 @@ class DeviceMemory:
     """Bytes that torch has allocated on a GPU; what CUDA itself takes is not among them."""
 
     decoder: int
-    """Its weights, as of the next two."""
+    """Weights; so are the next two."""
     encoders: int
     codec: int
     ring: int
