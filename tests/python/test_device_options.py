@@ -173,7 +173,7 @@ def test_cuda_without_a_gpu_says_what_to_do(tiny_folder, tmp_path, command):
     assert "take device cpu" in done.stderr
 
 
-def test_the_cpu_by_name_has_the_bits_that_it_always_had(tiny_folder, tmp_path):
+def test_the_cpu_is_the_same_by_name_by_backend_and_by_default(tiny_folder, tmp_path):
     source, receipts = tone(tmp_path / "in.wav", seconds=1.0), []
     for number, options in enumerate([["--device", "cpu"], ["--device", "cpu", "--backend", "eager"], []]):
         if not options and torch.cuda.is_available():
