@@ -138,7 +138,8 @@ def make_codec(model: BenchModel, device: torch.device) -> Codec:
         return load_codec(ASSETS / EMBEDDED / "vae", device)
     with _made_in(device, torch.float32), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers' way of normalising weights
-        return OobleckCodec(AutoencoderOobleck(**model.vae).eval().requires_grad_(False))
+        vae: Any = AutoencoderOobleck(**model.vae)
+        return OobleckCodec(vae.eval().requires_grad_(False))
 
 
 def random_encoders(model: BenchModel, place: Placement) -> list[Any]:
