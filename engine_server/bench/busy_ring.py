@@ -23,12 +23,14 @@ STEPS = 8
 
 
 class MarkedDecoder:
-    """A decoder with a mark of the clock before and after every forward."""
+    """A decoder with a mark of the clock before and after every forward, and a count of their rows."""
 
     def __init__(self, decoder: Decoder, clock: Clock) -> None:
         self._decoder = decoder
         self._clock = clock
         self.marks: list[tuple[Any, Any]] = []
+        self.rows = 0
+        """That forwards were given, those that only fill up a batch included."""
 
     def encode(self, states: Tensor, mask: Tensor, adapters: Tensor | None = None) -> Encoded:
         """See `Decoder`; not marked."""
@@ -41,15 +43,23 @@ class MarkedDecoder:
         first = self._clock.mark()
         velocity = self._decoder(x, t, context, condition, adapters)
         self.marks.append((first, self._clock.mark()))
+        self.rows += len(x)
         return velocity
+
+    def forget(self) -> None:
+        """Begin anew with marks and rows."""
+        self.marks, self.rows = [], 0
 
 
 @dataclass
 class Marks:
-    """Pairs of the clock's marks: of every tick, and of every generation from its submission to its latents."""
+    """Pairs of the clock's marks."""
 
     ticks: list[tuple[Any, Any]] = field(default_factory=list)
     generations: list[tuple[Any, Any]] = field(default_factory=list)
+    """From submission to latents, of those that began and ended in this time: others may have seen a device warm up."""
+    finished: int = 0
+    """All generations that ended."""
 
 
 class BusyRing:
@@ -94,12 +104,15 @@ class BusyRing:
         finished = self._ring.tick()
         last = self._clock.mark()
         self._marks.ticks.append((first, last))
+        self._marks.finished += len(finished)
         for one in finished:
-            self._marks.generations.append((self._submitted.pop(one.request_id), last))
+            if one.request_id in self._submitted:
+                self._marks.generations.append((self._submitted.pop(one.request_id), last))
 
     def taken_marks(self) -> Marks:
         """The marks since the last call."""
         marks, self._marks = self._marks, Marks()
+        self._submitted.clear()
         return marks
 
     def _submit(self) -> None:

@@ -26,7 +26,7 @@ class ModelName(StrEnum):
 
 
 class BackendName(StrEnum):
-    """Backends that can be measured."""
+    """Backends by name; what cannot be measured says so in its line."""
 
     EAGER = "eager"
     COMPILE = "compile"
@@ -53,7 +53,7 @@ def gpu(
         typer.Option(min=1, max=64, help="Slots; may be repeated. Default: 1, 4, 8 on a GPU, else 4."),
     ] = None,
     backend: Annotated[
-        list[BackendName] | None, typer.Option(help="May be repeated. Default: all on a GPU, else eager.")
+        list[BackendName] | None, typer.Option(help="May be repeated. Default: eager and compile on a GPU, else eager.")
     ] = None,
     device: Device = AUTO,
     dtype: Annotated[
@@ -78,20 +78,20 @@ def gpu(
     from engine_server.bench.measure import Combination
     from engine_server.bench.models import MODELS
     from engine_server.bench.show import WIDTH, show_head, show_line
-    from engine_server.model.placement import compute_alike, placement
+    from engine_server.model.placement import open_device, placement
 
     place = placement(device, dtype)
-    compute_alike(place)
+    open_device(place)
     is_gpu = place.device.type == "cuda"
     combinations = [
         Combination(MODELS[name], length, slots, machinery.value)
         for name in model or ([ModelName.TWO_B, ModelName.XL] if is_gpu else [ModelName.EMBEDDED])
-        for machinery in backend or (list(BackendName) if is_gpu else [BackendName.EAGER])
+        for machinery in backend or ([BackendName.EAGER, BackendName.COMPILE] if is_gpu else [BackendName.EAGER])
         for length in duration or ([60.0, 120.0, 240.0] if is_gpu else [10.0])
         for slots in depth or ([1, 4, 8] if is_gpu else [4])
     ]
     console = Console()
-    if not console.is_terminal:
+    if console.width < WIDTH:  # a terminal wraps what is too long, where the table would cut it
         console = Console(width=WIDTH)
     rate = matrix_rate(place.device, place.dtype)
     kind = str(place.dtype).removeprefix("torch.")

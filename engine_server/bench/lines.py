@@ -46,7 +46,7 @@ def lines(combinations: Sequence[Combination], place: Placement, rate: float, bu
         except DemonError as error:
             line = Line(what, None, str(error))
         except torch.OutOfMemoryError as error:
-            line = Line(what, None, str(memory_full(error)))
+            line = Line(what, None, str(memory_full(error, "measure a smaller depth or a shorter duration")))
         # A model of 8 GB must be gone before the next one comes, and cycles hold it.
         gc.collect()
         if place.device.type == "cuda":

@@ -14,13 +14,14 @@ import torch
 from engine_server.bench.busy_ring import STEPS, BusyRing, MarkedDecoder
 from engine_server.bench.clock import Clock
 from engine_server.bench.flops import forward_flops
-from engine_server.bench.models import BenchModel, make_codec, random_transformer
+from engine_server.bench.models import BenchModel, make_codec, random_encoders, random_transformer
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.backends import make_decoder
 from engine_server.model.codec import Codec
 from engine_server.model.placement import Placement
 from engine_server.model.static_decoder import StaticDecoder
 from engine_server.model.windows import decode_window
+from shared_protocol.errors import DemonError
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
 DECODED_S = 3
@@ -55,18 +56,22 @@ class Combination:
 class DeviceMemory:
     """Bytes that torch has allocated on a GPU; what CUDA itself takes is not among them."""
 
-    weights: int
+    decoder: int
+    """Weights; so are the next two."""
+    encoders: int
     codec: int
     ring: int
     """Slots, and what is kept of shapes, before any tick's own work."""
     peak: int
-    """Of all at once, within a tick or a decode."""
+    """Of all at once, within a tick or a decode; nothing is encoded meanwhile."""
 
 
 @dataclass(frozen=True)
 class Figures:
     """What was measured. Times are medians but for the 99th percentile."""
 
+    rows: float
+    """Of all forwards of a tick: a row for each slot, and those that only fill up a batch."""
     tick_ms: float
     tick_p99_ms: float
     floor_ms: float
@@ -95,12 +100,17 @@ class Figures:
 def measure(what: Combination, place: Placement, rate: float, *, budget_s: float = 5.0) -> Figures:
     """Make the combination's models and ring, and measure them for about `budget_s` after their warm-up; 16 ticks at least.
 
-    rate: operations per second that `matrix_rate` gave for the same placement. Raises DemonError as `make_decoder` and
-    `StaticDecoder.warm_up_ring` do, and torch.OutOfMemoryError.
+    rate: operations per second that `matrix_rate` gave for the same placement. Raises DemonError `E_BACKEND` for what cannot be
+    run here, and torch.OutOfMemoryError.
     """
+    if what.backend == "tensorrt":
+        raise DemonError("E_BACKEND", "this benchmark has no TensorRT engines of these sizes; choose eager or compile")
     model, clock, memory = what.model, Clock(place.device), _Growth(place.device)
     transformer = random_transformer(model.decoder, place)
-    weight_bytes = memory.grown()
+    decoder_bytes = memory.grown()
+    is_cuda = place.device.type == "cuda"
+    encoders = random_encoders(model, place) if is_cuda else []  # to lie there, as in an engine: only memory shows them
+    encoder_bytes = memory.grown() if encoders else 0
     codec = make_codec(model, place.device)
     codec_bytes = memory.grown()
     shape = RingShape(what.depth, what.frames, model.channels, model.condition_tokens, model.condition_width)
@@ -113,36 +123,40 @@ def measure(what: Combination, place: Placement, rate: float, *, budget_s: float
     played = _play(ring, marked, clock, budget_s)
     decode_s = _decodes(codec, what.frames, place.device, clock)
     peak_bytes = memory.peak()
-    is_cuda = place.device.type == "cuda"
     return Figures(
+        rows=marked.rows / len(played.tick_s),
         tick_ms=1000 * statistics.median(played.tick_s),
         tick_p99_ms=1000 * float(np.percentile(played.tick_s, 99)),
         floor_ms=1000 * what.flops / rate,
-        generations_per_s=len(played.generation_s) / played.seconds,
+        generations_per_s=played.finished / played.seconds,
         convergence_ms=1000 * statistics.median(played.generation_s),
         outside=1 - played.forward_s / sum(played.tick_s),
         decode_ms=1000 * statistics.median(decode_s),
         waits_per_tick=_waits_per_tick(ring) if is_cuda else None,
-        memory=DeviceMemory(weight_bytes, codec_bytes, ring_bytes, peak_bytes) if is_cuda else None,
+        memory=DeviceMemory(decoder_bytes, encoder_bytes, codec_bytes, ring_bytes, peak_bytes) if is_cuda else None,
         ticks=len(played.tick_s),
     )
 
 
 @dataclass(frozen=True)
 class _Played:
-    """Seconds of every tick and generation, of all forwards, and of all this with the submissions between."""
+    """Seconds of every tick, of whole generations, of all forwards, and of all this with the submissions between."""
 
     tick_s: list[float]
     generation_s: list[float]
+    finished: int
     forward_s: float
     seconds: float
 
 
 def _play(ring: BusyRing, decoder: MarkedDecoder, clock: Clock, budget_s: float) -> _Played:
-    """Whole generations' worth of ticks, in which every slot finishes once: two, and more within the budget."""
+    """Whole generations' worth of ticks, in which every slot finishes once: two, and more within the budget.
+
+    In the first finish those that were in flight before, so that generations are timed from the second on.
+    """
     clock.wait()
     ring.taken_marks()
-    decoder.marks.clear()
+    decoder.forget()
     first, began = clock.mark(), time.perf_counter()
     for number in range(MOST_ROUNDS):
         if number >= LEAST_ROUNDS and time.perf_counter() - began > budget_s:
@@ -155,6 +169,7 @@ def _play(ring: BusyRing, decoder: MarkedDecoder, clock: Clock, budget_s: float)
     return _Played(
         [clock.seconds(*pair) for pair in marks.ticks],
         [clock.seconds(*pair) for pair in marks.generations],
+        marks.finished,
         sum(clock.seconds(*pair) for pair in decoder.marks),
         clock.seconds(first, last),
     )

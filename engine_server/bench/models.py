@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
+from transformers import Qwen3Config, Qwen3Model
 
 from engine_server.model.checkpoint import ASSETS, EMBEDDED
 from engine_server.model.codec import Codec, OobleckCodec, load_codec
+from engine_server.model.layouts import MODULES, TOKENIZERS
 from engine_server.model.placement import Placement
 
 _TURBO: Mapping[str, Any] = {
@@ -31,6 +33,21 @@ _TURBO: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "is_turbo": True,
 }
+_ENCODERS: Mapping[str, Mapping[str, Any]] = {
+    "text_encoder": {
+        "vocab_size": 151_669,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    "condition_encoder": {},
+    "audio_tokenizer": {},
+    "audio_token_detokenizer": {},
+}
+"""Qwen3-Embedding-0.6B, and ACE-Step's own, whose sizes are diffusers' defaults; XL has the same."""
 _OOBLECK: Mapping[str, Any] = {
     "encoder_hidden_size": 128,
     "downsampling_ratios": [2, 4, 4, 6, 10],
@@ -51,6 +68,8 @@ class BenchModel:
     condition_tokens: int
     vae: Mapping[str, Any] | None
     """Oobleck's configuration, or None for the embedded codec, which is small enough to come with its weights."""
+    encoders: Mapping[str, Mapping[str, Any]]
+    """Configurations of what a checkpoint has beside decoder and codec: its `text_encoder`, and others of `MODULES`."""
 
     @property
     def channels(self) -> int:
@@ -65,9 +84,14 @@ class BenchModel:
 
 def _embedded() -> BenchModel:
     folder = ASSETS / EMBEDDED
-    decoder = json.loads((folder / "transformer" / "config.json").read_text())
+
+    def config(part: str) -> dict[str, Any]:
+        content = json.loads((folder / part / "config.json").read_text())
+        return {key: value for key, value in content.items() if key[0] != "_"}
+
     tokens = json.loads((folder / "demon.json").read_text())["condition_tokens"]
-    return BenchModel(EMBEDDED, {key: value for key, value in decoder.items() if key[0] != "_"}, tokens, None)
+    encoders = {part: config(part) for part in ("text_encoder", "condition_encoder")}
+    return BenchModel(EMBEDDED, config("transformer"), tokens, None, encoders)
 
 
 MODELS: Mapping[str, BenchModel] = {
@@ -83,6 +107,7 @@ MODELS: Mapping[str, BenchModel] = {
         },
         256,
         _OOBLECK,
+        _ENCODERS,
     ),
     "xl": BenchModel(
         "xl",
@@ -95,6 +120,7 @@ MODELS: Mapping[str, BenchModel] = {
         },
         256,
         _OOBLECK,
+        _ENCODERS,
     ),
 }
 """By name. The sizes of XL are those of third-party ports: they have not been held against its own configuration."""
@@ -112,7 +138,18 @@ def make_codec(model: BenchModel, device: torch.device) -> Codec:
         return load_codec(ASSETS / EMBEDDED / "vae", device)
     with _made_in(device, torch.float32), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # diffusers' way of normalising weights
-        return OobleckCodec(AutoencoderOobleck(**model.vae).eval().requires_grad_(False))
+        vae: Any = AutoencoderOobleck(**model.vae)
+        return OobleckCodec(vae.eval().requires_grad_(False))
+
+
+def random_encoders(model: BenchModel, place: Placement) -> list[Any]:
+    """What makes conditions of words, timbre and structure, each in the type that it computes in, with random weights."""
+    modules = []
+    for name, config in model.encoders.items():
+        with _made_in(place.device, torch.float32 if name in TOKENIZERS else place.dtype):
+            module = Qwen3Model(Qwen3Config(**config)) if name == "text_encoder" else MODULES[name](**config)
+        modules.append(module.eval().requires_grad_(False))
+    return modules
 
 
 @contextmanager

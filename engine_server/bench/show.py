@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,7 @@ COLUMNS = (
     ("length", 6),
     ("depth", 5),
     ("backend", 8),
+    ("rows", 4),
     ("floor ms", 8),
     ("tick ms", 8),
     ("p99 ms", 8),
@@ -25,15 +27,17 @@ COLUMNS = (
     ("outside", 7),
     ("decode ms", 9),
     ("waits", 5),
-    ("weights, codec, ring, peak GB", 29),
+    ("decoder, encoders, codec, ring, peak GB", 39),
 )
 SIZES = 4
 """Columns before the figures."""
 WIDTH = sum(width + 2 for _, width in COLUMNS)
 LEGEND = (
-    "floor: the tick's arithmetic (a row for each slot) at the rate of the product of large matrices; floors: tick over floor; "
+    "rows: of a tick's forwards, whose batches are filled up; "
+    "floor: the arithmetic of a row for each slot at the rate of the product of large matrices; floors: tick over floor; "
     "converges: from submission to latents in a full ring, 8 steps; outside: share of a tick outside the forward; "
-    "decode: 3 s of audio, float32; waits: calls in a tick that wait for the GPU."
+    "decode: 3 s of audio, eager in float32; waits: calls in a tick that wait for the GPU; "
+    "GB: what torch allocated for weights (encoders: of text, condition and structure) and for the ring, and the most at once."
 )
 
 
@@ -52,8 +56,9 @@ def show_line(console: Console, line: Line) -> None:
         _print_row(console, cells, f"not run: {line.reason}")
         return
     memory = figures.memory
-    parts = () if memory is None else (memory.weights, memory.codec, memory.ring, memory.peak)
-    cells += [_number(each) for each in (figures.floor_ms, figures.tick_ms, figures.tick_p99_ms, figures.over_floor)]
+    parts = () if memory is None else astuple(memory)
+    ticks = (figures.rows, figures.floor_ms, figures.tick_ms, figures.tick_p99_ms, figures.over_floor)
+    cells += [_number(each) for each in ticks]
     cells += [_number(figures.generations_per_s), _number(figures.convergence_ms), f"{100 * figures.outside:.1f} %"]
     cells += [_number(figures.decode_ms), "-" if figures.waits_per_tick is None else f"{figures.waits_per_tick:g}"]
     _print_row(console, [*cells, ", ".join(f"{part / 1e9:.2f}" for part in parts) or "-"])

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine_server.command_options import Backend, Depth, Device, LogFormat, Loras, Metrics, Model
-from engine_server.device_name import AUTO, check_device
+from engine_server.device_name import AUTO, wanted_device
 from shared_protocol import DEFAULT_ENDPOINT
 from shared_protocol.errors import DemonError
 
@@ -77,9 +77,9 @@ def start(
     from engine_server.serve.security import check_bind
     from engine_server.status.metrics import own_metrics
 
-    if check_device(device).startswith("cuda") and gpus == 0:
+    if (wanted := wanted_device(device)).startswith("cuda") and gpus == 0:
         raise DemonError(
-            "E_DEVICE", f"device is {device!r}, and no GPU is asked for: give each engine one, as --gpus 1"
+            "E_DEVICE", f"device is {wanted!r}, and no GPU is asked for: give each engine one, as --gpus 1"
         )
     need = Need(cpus, gpus)
     store = KeyStore()
@@ -90,7 +90,7 @@ def start(
     settings = EngineSettings(
         model=str(Path(model).absolute()) if Path(model).is_dir() else model,  # nodes have no current folder of ours
         depth=depth,
-        device=device,
+        device=device if gpus else "cpu",  # without a reservation Ray may hide a node's GPUs, or show all of them
         backend=backend,
         loras=tuple(str(folder.absolute()) for folder in loras or []),
         threads=cpus,

@@ -203,10 +203,10 @@ class Ring:
         due = self._occupied() & (host.step < host.steps)
         snapshot = self._snapshot()
         if not due.any():
-            return Step(due, snapshot.version, self._state, 0)
+            return self._step(due, snapshot, self._state, 0)
         self._settle(snapshot)
         plan = self._bank.plan(host.step, host.steps, due, host.wants_negative(due))
-        return Step(due, snapshot.version, self._moved(due, snapshot, plan), len(plan.rows))
+        return self._step(due, snapshot, self._moved(due, snapshot, plan), len(plan.rows))
 
     def take(self, step: Step) -> list[Completion]:
         """The second half: take what `compute` just gave, and hand out the finished slots."""
@@ -216,7 +216,7 @@ class Ring:
         host.step += step.due
         self.ticks += 1
         self.forward_rows += step.rows
-        finished = [self._release(int(row)) for row in np.flatnonzero(self._occupied() & (host.step >= host.steps))]
+        finished = [self._release(row, latent) for row, latent in step.finished.items()]
         self._narrow()
         return finished
 
@@ -224,6 +224,11 @@ class Ring:
         """The decoder's weights are others now: encode the conditions in flight again."""
         everyone = np.ones(self.capacity, dtype=bool)
         self._bank.replace_encoded(self._bank.encoded_again(everyone, self._adapters.table))
+
+    def _step(self, due: Flags, snapshot: Snapshot, state: RingState, rows: int) -> Step:
+        ends = self._occupied() & (self._host.step + due >= self._host.steps)
+        latents = {int(row): state.x[row].clone() for row in np.flatnonzero(ends)}
+        return Step(due, snapshot.version, state, rows, latents)
 
     def _occupied(self) -> Flags:
         return np.array([slot is not None for slot in self._slots])
@@ -322,12 +327,12 @@ class Ring:
         self._features, self._dcw, self._settled_version = features, dcw, snapshot.version
         self._shared_adapters = snapshot.adapters
 
-    def _release(self, row: int) -> Completion:
+    def _release(self, row: int, latent: Tensor) -> Completion:
         slot = self._slots[row]
         assert slot is not None
         completion = Completion(
             request_id=slot.request.request_id,
-            latent=self._state.x[row].clone(),
+            latent=latent,
             request=slot.request,
             admitted_tick=int(self._host.admitted[row]),
             finished_tick=self.ticks - 1,

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -41,6 +41,8 @@ class Step(NamedTuple):
     state: RingState
     rows: int
     """That forwards were needed for, padding not counted."""
+    finished: Mapping[int, Tensor]
+    """Latents `[T, C]` of the slots that end with it, by row: copies, so that taking the step needs no memory."""
 
 
 @dataclass

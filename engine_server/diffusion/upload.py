@@ -17,5 +17,8 @@ def upload(values: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
     """
     tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        # Not pin_memory(): it keeps strides (expanded values cannot be copied then, and those with gaps make the host wait), and
+        # what the caller pinned would be read when the caller may have written to it.
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True).copy_(tensor)
+        return pinned.to(device, non_blocking=True)
     return tensor.to(device)

@@ -24,7 +24,8 @@ def check_gpu(torch: Any = None, device_file: Path = DEVICE_FILE) -> list[Findin
         if not is_there:
             return [ok("gpu", f"none here; the engine computes on the CPU ({build})")]
         if torch.version.cuda is None:
-            return [ok("gpu", f"one is here, {build} is built for the CPU only; tracks are computed on the CPU")]
+            advice = "to compute on the GPU, install PyTorch's build for CUDA"
+            return [warn("gpu", f"one is here, but {build} is built for the CPU only", advice)]
         advice = (
             "run nvidia-smi: driver and PyTorch must agree on a version of CUDA, and CUDA_VISIBLE_DEVICES must allow it"
         )

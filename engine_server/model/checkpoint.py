@@ -25,7 +25,7 @@ from engine_server.model.hub import checkpoint_folder, companions_folder
 from engine_server.model.layouts import TOKENIZERS, Layout, build, check_keys, read_layout
 from engine_server.model.lora import AdapterBank
 from engine_server.model.memory import too_large
-from engine_server.model.placement import Placement, compute_alike, placement
+from engine_server.model.placement import Placement, open_device, placement
 from engine_server.model.structure import Structure
 from shared_protocol.errors import DemonError
 
@@ -138,7 +138,7 @@ def load_checkpoint(
     On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
     """
     place = placement(device, dtype)
-    compute_alike(place)
+    open_device(place)
     folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
     layout = read_layout(folder, None if companions is None else companions_folder(companions))
     local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]
@@ -146,9 +146,8 @@ def load_checkpoint(
     try:
         return _load(local, layout, place, backend=backend, quantization=quantization, opened=opened, engine=engine)
     except torch.OutOfMemoryError as error:
-        raise too_large(local, layout, place, error) from error.with_traceback(
-            None
-        )  # whose frames hold what was loaded
+        # Without the traceback, whose frames hold what was loaded.
+        raise too_large(local, layout, place, error) from error.with_traceback(None)
 
 
 def content_hash(files: Mapping[str, Path]) -> str:

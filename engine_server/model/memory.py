@@ -28,12 +28,14 @@ def too_large(name: str, layout: Layout, place: Placement, error: torch.OutOfMem
     )
 
 
-def memory_full(error: torch.OutOfMemoryError) -> DemonError:
-    """`E_MEMORY` for work that did not fit. It holds nothing of the failure, whose frames would hold memory."""
+def memory_full(error: torch.OutOfMemoryError, smaller: str) -> DemonError:
+    """`E_MEMORY` for work that did not fit. It holds nothing of the failure, whose frames would hold memory.
+
+    smaller: what work would need less, as advice.
+    """
     return DemonError(
         "E_MEMORY",
-        f"the GPU's memory is full ({_said(error)}); end what else uses this GPU (see nvidia-smi), or have fewer tracks and "
-        f"shorter clips on this engine",
+        f"the GPU's memory is full ({_said(error)}); end what else uses this GPU (see nvidia-smi), or {smaller}",
     )
 
 
@@ -59,4 +61,4 @@ def _values(paths: Iterable[Path], names: set[str] | None = None) -> int:
 
 def _said(error: torch.OutOfMemoryError) -> str:
     """The part of torch's message that has figures; what follows is advice to programmers."""
-    return " ".join(str(error).split(". ")[:3])
+    return ". ".join(str(error).split(". ")[:3]).rstrip(".")

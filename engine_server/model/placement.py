@@ -50,10 +50,24 @@ def placement(device: str | None, dtype: str | None) -> Placement:
     return Placement(chosen, DTYPES[kind])
 
 
-def compute_alike(place: Placement) -> None:
-    """Have cuDNN, for the process, compute float32 as float32 (see `spectral_codec`) and always alike, if this is a GPU."""
-    if place.device.type == "cuda":
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+def open_device(place: Placement) -> None:
+    """If this is a GPU, see whether it can be used now, and have cuDNN, for the process, compute float32 as float32 (see
+    `spectral_codec`) and always alike.
+
+    Raises DemonError `E_DEVICE` where other programs have filled it, or have it for themselves, or its driver has failed.
+    """
+    if place.device.type != "cuda":
+        return
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
+    try:
+        torch.zeros(1, device=place.device)
+    except RuntimeError as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise DemonError(
+            "E_DEVICE",
+            f"{place.device} cannot be used now ({said}); end what else uses this GPU (see nvidia-smi), take another one (device "
+            f"cuda:N), or device cpu",
+        ) from error
 
 
 def _gpu(name: str) -> str:

@@ -340,4 +340,6 @@ class Engine:
 
 def _reason(error: Exception) -> Exception:
     """A failure as it is reported. Where a GPU's memory is full the original would hold what it was full of."""
-    return memory_full(error) if isinstance(error, torch.OutOfMemoryError) else error
+    if isinstance(error, torch.OutOfMemoryError):
+        return memory_full(error, "have fewer tracks and shorter clips on this engine")
+    return error

@@ -90,7 +90,10 @@ class Gpu(TorchDispatchMode):
             if wanted != "cuda" and not (wanted == "meta" and packet in (aten.scalar_tensor, aten._to_copy)):
                 return func(*args, **kwargs)
             if packet is aten._to_copy:
-                self._note_upload(args[0], is_async=kwargs.get("non_blocking", False))
+                is_async = kwargs.get("non_blocking", False)
+                self._note_upload(args[0], is_async=is_async)
+                if is_async and _is_pinned(args[0]) and kwargs.get("dtype") in (None, args[0].dtype):
+                    return shown(args[0].detach())  # what is written to it from now on may be what is copied
             return shown(func(*args, **{**kwargs, "device": "cpu"}))
         if packet is aten._to_copy and wanted == "cpu":
             self.downloads.append(tuple(args[0].shape))
@@ -117,7 +120,8 @@ class Gpu(TorchDispatchMode):
 
     def _note_upload(self, tensor: torch.Tensor, *, is_async: bool) -> None:
         is_number = tensor.ndim == 0
-        if not is_number and not (is_async and getattr(tensor, "is_pinned_here", False)):
+        is_whole = tensor.is_contiguous()  # where there are gaps CUDA's copy begins with one that is not pinned
+        if not is_number and not (is_async and is_whole and _is_pinned(tensor)):
             self.slow_uploads.append(tuple(tensor.shape))
 
 
@@ -127,9 +131,11 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.Tensor.pin_memory:
-            pinned = args[0].clone()
-            pinned.is_pinned_here = True
-            return pinned
+            return _pinned(args[0])
+        if func is torch.empty and kwargs.get("pin_memory"):
+            empty = func(*args, **{**kwargs, "pin_memory": False})
+            empty.is_pinned_here = True
+            return empty
         if func in (torch.tensor, torch.as_tensor) and str(kwargs.get("device")).startswith("cuda"):
             return func(*args, **{**kwargs, "device": "cpu"}).to(GPU)
         if func is F.scaled_dot_product_attention:
@@ -147,7 +153,8 @@ def simulated_gpu(monkeypatch: Any) -> Iterator[Gpu]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: NAME)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)  # put back in the end
+    for name in ("allow_tf32", "deterministic"):  # put back in the end
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     with _Functions(), Gpu() as gpu:
         yield gpu
 
@@ -169,6 +176,19 @@ def take_the_kernels_of_a_gpu(monkeypatch: Any) -> None:
     monkeypatch.setattr(dit_block, "attend", attend_ungrouped)
     for module in (dit, dit_block):
         monkeypatch.setattr(module, "normalize", normalize)
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    """As torch does it: with the same strides, and a pinned tensor is its own."""
+    if _is_pinned(tensor):
+        return tensor
+    pinned: Any = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor)
+    pinned.is_pinned_here = True
+    return pinned
+
+
+def _is_pinned(tensor: torch.Tensor) -> bool:
+    return getattr(tensor, "is_pinned_here", False)
 
 
 def hidden(tree: Any) -> Any:

@@ -417,6 +417,23 @@ def test_where_there_is_no_such_gpu_it_is_said_what_to_do(monkeypatch, cuda, dev
     assert cuda or caught.value.message.endswith("or take device cpu")
 
 
+@pytest.mark.parametrize("kind", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_a_gpu_that_others_have_filled_is_told_before_anything_is_loaded(hinted, monkeypatch, kind):
+    """Then not even CUDA itself has room."""
+
+    def fail(*_, **__):
+        raise kind("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    for name in ("allow_tf32", "deterministic"):  # put back in the end
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", fail)
+        with pytest.raises(DemonError, match="E_DEVICE: cuda:1 cannot be used now") as caught:
+            load_checkpoint(str(hinted), device="cuda:1")
+    assert "(CUDA error: out of memory); end what else uses this GPU" in caught.value.message
+
+
 FULL = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 8.00 GiB of which 1.00 MiB is free. "
     "Including non-PyTorch memory, this process has 7.9 GiB memory in use. If reserved but unallocated memory is large try"

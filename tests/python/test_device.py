@@ -11,6 +11,7 @@ from tiny_checkpoint import build_tiny_checkpoint
 from track_rig import RATE, audio_of, edits, feed_clip, finish, loop_track, music, stream, take_of, write_lora
 
 from engine_server.diffusion.ring import Ring
+from engine_server.diffusion.upload import upload
 from engine_server.doctor.model import check_rows
 from engine_server.model.checkpoint import load_checkpoint
 from engine_server.session import Session
@@ -56,7 +57,23 @@ def test_what_is_on_the_simulated_gpu_stays_there(monkeypatch):
         assert (gpu.reads, gpu.downloads) == (["_local_scalar_dense"], [(2, 3)])
         there.copy_(torch.zeros(2, 3).pin_memory(), non_blocking=True)
         assert gpu.slow_uploads == [(2, 3)]
+        with pytest.raises(RuntimeError, match="single memory location"):
+            torch.zeros(3).expand(2, 3).pin_memory()
+        torch.zeros(2, 6)[:, ::2].pin_memory().to(GPU, non_blocking=True)
+        assert gpu.slow_uploads == [(2, 3)] * 2
         assert there.cpu().tolist() == [[0.0] * 3] * 2
+
+
+def test_values_of_any_layout_go_up_without_a_wait_and_may_be_written_to_at_once(monkeypatch):
+    with simulated_gpu(monkeypatch) as gpu:
+        base = torch.arange(12.0).reshape(3, 4)
+        for values in (base[:, ::2], base.T, base[:1].expand(5, 4), base[0, 0], base.numpy()):
+            assert upload(values, GPU).cpu().tolist() == values.tolist()
+        own = torch.ones(2).pin_memory()
+        there = upload(own, GPU)
+        own.zero_()
+        assert there.cpu().tolist() == [1.0, 1.0]
+        assert not gpu.slow_uploads
 
 
 class Bench:

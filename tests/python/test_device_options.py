@@ -125,7 +125,13 @@ def test_a_clusters_engines_are_told(monkeypatch):
     assert refused.exit_code == 1
     assert "E_DEVICE" in refused.stderr
     assert "--gpus 1" in refused.stderr
+    monkeypatch.setenv("DEMON_DEVICE", "cuda")
+    assert "--gpus 1" in demon("cluster", "start", "--engines", 2).stderr
     assert len(settings) == 1
+    monkeypatch.delenv("DEMON_DEVICE")
+    for gpus, device in ((0, "cpu"), (1, "auto")):
+        assert demon("cluster", "start", "--engines", 2, "--gpus", gpus).exit_code == 0
+        assert settings[-1].device == device
 
     loaded = []
 
@@ -167,7 +173,7 @@ def test_cuda_without_a_gpu_says_what_to_do(tiny_folder, tmp_path, command):
     assert "take device cpu" in done.stderr
 
 
-def test_the_cpu_by_name_has_the_bits_that_it_always_had(tiny_folder, tmp_path):
+def test_the_cpu_is_the_same_by_name_by_backend_and_by_default(tiny_folder, tmp_path):
     source, receipts = tone(tmp_path / "in.wav", seconds=1.0), []
     for number, options in enumerate([["--device", "cpu"], ["--device", "cpu", "--backend", "eager"], []]):
         if not options and torch.cuda.is_available():

@@ -247,7 +247,8 @@ def test_a_gpu_is_usable_or_it_is_said_why_not(tmp_path):
     there.touch()
     assert statuses(check_gpu(fake_torch(available=False, cuda=None), nowhere)) == [OK]
     (cpu_build,) = check_gpu(fake_torch(available=False, cuda=None), there)
-    assert (cpu_build.status, "for the CPU only" in cpu_build.detail) == (OK, True)
+    assert (cpu_build.status, "for the CPU only" in cpu_build.detail) == (WARN, True)
+    assert "PyTorch's build for CUDA" in cpu_build.advice
     assert statuses(check_gpu(fake_torch(available=False, cuda="13.0"), there)) == [WARN]
     (good,) = check_gpu(fake_torch(available=True, cuda="13.0"), there)
     assert (good.status, "Test GPU, 8 GiB" in good.detail) == (OK, True)

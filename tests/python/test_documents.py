@@ -27,6 +27,19 @@ def test_links_of_a_document_lead_somewhere(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_into_a_document_lead_to_a_heading(document):
+    links = re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if link[1] not in anchors((document.parent / link[0]) if link[0] else document)]
+    assert not missing
+
+
+def anchors(document):
+    """Of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_python_files_that_a_document_names_are_there(document):
     names = re.findall(r"`([\w/]+\.py)`", document.read_text(encoding="utf-8"))
     folders = ("engine_server", "shared_protocol", "tests", "hosts", "demo", "examples", "training", "trt_engines")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,13 +13,15 @@ from engine_server.bench.busy_ring import STEPS, BusyRing, MarkedDecoder
 from engine_server.bench.clock import Clock, matrix_rate
 from engine_server.bench.flops import forward_flops, keys_in_band, token_flops
 from engine_server.bench.measure import LEAST_ROUNDS, Combination, measure
-from engine_server.bench.models import MODELS, BenchModel, make_codec, random_transformer
+from engine_server.bench.models import MODELS, BenchModel, make_codec, random_encoders, random_transformer
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
+from engine_server.model.checkpoint import ASSETS, EMBEDDED
 from engine_server.model.dit import DitForward
 from engine_server.model.placement import Placement, placement
 
 CPU = Placement(torch.device("cpu"), torch.float32)
+META = Placement(torch.device("meta"), torch.float32)
 SMALL = {
     "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
     "head_dim": 8, "in_channels": 192, "audio_acoustic_hidden_dim": 64, "encoder_hidden_size": 24, "patch_size": 2,
@@ -67,6 +70,31 @@ def test_full_sizes_have_the_parameters_of_ace_step_and_are_made_in_their_type(n
     assert torch.get_default_dtype() is torch.float32
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_encoders_are_made_in_the_type_that_they_compute_in(name):
+    modules = random_encoders(MODELS[name], Placement(torch.device("meta"), torch.bfloat16))
+    types = [{(weight.dtype, weight.device.type) for weight in module.parameters()} for module in modules]
+    half, single = {(torch.bfloat16, "meta")}, {(torch.float32, "meta")}
+    assert types == ([half, half] if name == "embedded" else [half, half, single, single])
+
+
+@pytest.mark.parametrize("name", ["2b", "xl"])
+def test_encoders_of_full_sizes_have_the_parameters_of_ace_step(name):
+    modules = random_encoders(MODELS[name], META)
+    millions = [sum(weight.numel() for weight in module.parameters()) / 1e6 for module in modules]
+    assert millions == pytest.approx([595.8, 608.4, 105.0, 105.0], rel=1e-3)
+
+
+def test_the_encoders_of_the_embedded_model_are_those_that_ship():
+    for module, name in zip(
+        random_encoders(MODELS["embedded"], META), ("text_encoder", "condition_encoder"), strict=True
+    ):
+        (path,) = (ASSETS / EMBEDDED / name).glob("*.safetensors")
+        with safe_open(path, framework="pt") as file:
+            shipped = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        assert {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()} == shipped
+
+
 def test_the_codec_of_full_sizes_is_ace_steps():
     codec = make_codec(MODELS["2b"], torch.device("meta"))
     assert (codec.sample_rate, codec.hop, codec.latent_channels) == (48_000, 1920, 64)
@@ -84,15 +112,16 @@ def test_marks_are_in_order_and_the_rate_is_that_of_products():
 
 
 def tiny_model():
-    return BenchModel("tiny", SMALL, condition_tokens=7, vae=None)
+    return BenchModel("tiny", SMALL, condition_tokens=7, vae=None, encoders={})
 
 
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("depth", [1, 6])
 def test_a_full_ring_is_measured_on_the_cpu_where_memory_and_waits_are_left_out(depth):
     rate = 1e12
     what = Combination(tiny_model(), 2.0, depth, "eager")
     figures = measure(what, CPU, rate, budget_s=0.0)
     assert figures.ticks == LEAST_ROUNDS * STEPS
+    assert figures.rows == -(-depth // DEFAULT_BATCH) * DEFAULT_BATCH
     assert 0 < figures.tick_ms <= figures.tick_p99_ms < figures.convergence_ms
     assert figures.floor_ms == pytest.approx(1000 * forward_flops(SMALL, depth, 50, 7) / rate)
     assert figures.over_floor == pytest.approx(figures.tick_ms / figures.floor_ms)
@@ -110,15 +139,16 @@ def test_a_busy_ring_finishes_a_generation_of_every_slot_in_as_many_ticks_as_it_
     with torch.no_grad():
         ring = BusyRing(decoder, RingShape(depth, 10, 64, 7, 24), CPU.device, clock)
         ring.taken_marks()
-        decoder.marks.clear()
-        for _ in range(STEPS):
+        decoder.forget()
+        for _ in range(2 * STEPS):
             ring.refill()
             ring.tick()
     marks = ring.taken_marks()
-    assert (len(marks.ticks), len(marks.generations)) == (STEPS, depth)
-    assert len(decoder.marks) == STEPS * -(-depth // DEFAULT_BATCH)
+    assert (len(marks.ticks), marks.finished) == (2 * STEPS, 2 * depth)
+    assert len(marks.generations) == depth  # those that were in flight before have no beginning
+    assert len(decoder.marks) == 2 * STEPS * -(-depth // DEFAULT_BATCH)
     for first, last in marks.generations:
-        assert sum(first < end <= last for _, end in marks.ticks) <= STEPS
+        assert sum(first < end <= last for _, end in marks.ticks) == STEPS
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: its memory and what waits for it")
@@ -126,8 +156,11 @@ def test_a_full_ring_is_measured_on_a_gpu():
     place = placement("cuda", None)
     figures = measure(Combination(MODELS["embedded"], 10.0, 4, "eager"), place, 1e14, budget_s=0.0)
     assert figures.waits_per_tick == 0
-    parameters = sum(each.numel() for each in random_transformer(MODELS["embedded"].decoder, place).parameters())
-    assert figures.memory.weights >= 2 * parameters
-    assert figures.memory.ring > 0
-    assert figures.memory.codec > 0
-    assert figures.memory.peak >= figures.memory.weights + figures.memory.codec + figures.memory.ring
+    memory, embedded = figures.memory, MODELS["embedded"]
+    parameters = sum(each.numel() for each in random_transformer(embedded.decoder, place).parameters())
+    assert memory.decoder >= 2 * parameters
+    encoders = random_encoders(embedded, place)
+    assert memory.encoders >= 2 * sum(each.numel() for module in encoders for each in module.parameters())
+    assert memory.ring > 0
+    assert memory.codec > 0
+    assert memory.peak >= memory.decoder + memory.encoders + memory.codec + memory.ring

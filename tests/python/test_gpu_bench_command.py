@@ -16,8 +16,9 @@ from engine_server.bench.models import MODELS
 from engine_server.cli import app
 
 ON_GPU = Figures(
-    tick_ms=13.0, tick_p99_ms=14.0, floor_ms=10.0, generations_per_s=29.0, convergence_ms=110.0, outside=0.02, decode_ms=2.5,
-    waits_per_tick=0.0, memory=DeviceMemory(weights=3 * 10**9, codec=7 * 10**8, ring=2 * 10**8, peak=5 * 10**9), ticks=16,
+    rows=4.0, tick_ms=13.0, tick_p99_ms=14.0, floor_ms=10.0, generations_per_s=29.0, convergence_ms=110.0, outside=0.02,
+    decode_ms=2.5, waits_per_tick=0.0, ticks=16,
+    memory=DeviceMemory(decoder=3 * 10**9, encoders=2 * 10**9, codec=7 * 10**8, ring=2 * 10**8, peak=7 * 10**9),
 )  # fmt: skip
 
 
@@ -56,8 +57,8 @@ def test_a_full_memory_is_a_line_and_ctrl_c_leaves_the_lines_so_far(tmp_path, mo
     output, report = run(tmp_path, "--depth", "1", "--depth", "4", "--depth", "8", status=130)
     full, measured = report["lines"]
     assert full["reason"].startswith("E_MEMORY: ")
-    assert measured["figures"]["memory"] == {"weights": 3e9, "codec": 7e8, "ring": 2e8, "peak": 5e9}
-    assert "3.00, 0.70, 0.20, 5.00" in output
+    assert measured["figures"]["memory"] == {"decoder": 3e9, "encoders": 2e9, "codec": 7e8, "ring": 2e8, "peak": 7e9}
+    assert "3.00, 2.00, 0.70, 0.20, 7.00" in output
     assert "interrupted after 2 of 3 lines" in output
 
 
