@@ -131,11 +131,11 @@ def calibrate(
 @engines_app.command()
 def precision(music: Music, checkpoint: Model = "embedded") -> None:
     """How far each precision is from eager in float32. Computed by torch on the CPU: neither TensorRT nor a GPU is needed."""
+    from engine_server.model.recipes import RECIPES
     from engine_server.session import Session
     from trt_engines.calibrate import source
     from trt_engines.engine_folder import EngineFolder, engines_root
     from trt_engines.recipe_error import Reference
-    from trt_engines.recipes import RECIPES
 
     console = _console()
     table = Table("precision", "weights", "velocity", "at the worst level", "latents", "recipe")

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine_server.diffusion.decoder import Decoder, Encoded
+from engine_server.model.recipes import Recipe
 from engine_server.session import Session
 from engine_server.types import Latent, PreparedSource
 from trt_engines.calibrate import DEPTH, PROMPTS, make
+from trt_engines.calibration import NOTHING
 from trt_engines.decoder_module import ExportableDecoder
-from trt_engines.recipe_linears import NOTHING
-from trt_engines.recipes import Recipe
 
 Call = tuple[Tensor, ...]
 """x, t, context, states and mask of a forward."""
@@ -42,7 +42,7 @@ class RecipeDecoder:
     def __init__(
         self, transformer: Any, recipe: Recipe, largest_inputs: Mapping[str, float], *, max_frames: int
     ) -> None:
-        """See `with_recipe`. max_frames: the greatest T."""
+        """See `ExportableDecoder`. max_frames: the greatest T."""
         self._patch = int(transformer.patch_size)
         padded = max_frames + -max_frames % self._patch
         self._run = ExportableDecoder(
@@ -76,7 +76,7 @@ class Reference:
         self.calls, self.velocities = recorder.calls, recorder.velocities
 
     def error(self, recipe: Recipe, largest_inputs: Mapping[str, float] = NOTHING) -> RecipeError:
-        """How far a recipe is from it; largest_inputs: see `with_recipe`."""
+        """How far a recipe is from it; largest_inputs: see `ExportableDecoder`."""
         frames = max(x.shape[1] for x, *_ in self.calls)
         decoder = RecipeDecoder(self._session.checkpoint.transformer, recipe, largest_inputs, max_frames=frames)
         velocities = [decoder(x, t, context, (states, mask)).double() for x, t, context, states, mask in self.calls]

@@ -14,6 +14,7 @@ from diffusers.models import AutoencoderOobleck
 
 from engine_server.model.checkpoint import EMBEDDED
 from engine_server.model.layouts import read_layout
+from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError
 from trt_engines import build_report
 from trt_engines.build_report import Built, seconds_of
@@ -29,7 +30,6 @@ from trt_engines.engine_kinds import (
 )
 from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
 from trt_engines.profiles import Span
-from trt_engines.recipes import RECIPES
 from trt_engines.sizes import disk_bytes, engine_bytes, model_shape, weights_of
 
 TWO_B = ModelShape("", 1920)

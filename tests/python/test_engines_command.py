@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from engine_server.cli import app
 from engine_server.folders import data_folder
+from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError
 from trt_engines import builder, tensorrt_library
 from trt_engines.build_report import NAME
 from trt_engines.engine_folder import EngineFolder, file_hash
 from trt_engines.engine_kinds import ModelShape, decoder_kind
 from trt_engines.metadata import read_metadata
-from trt_engines.recipes import RECIPES
 
 try:
     tensorrt_library.load_tensorrt()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which arithmetic each part of the decoder has in an engine, as data.
+"""Which arithmetic each part of the decoder has, as data: in a TensorRT engine, and in torch with FP8 Linears.
 
 The trunk is what is not a Linear: the residual stream, attention, norms and tables. Float16 ends at 65504, bfloat16 as far out as
 float32 but with an eighth of float16's precision; so the stream, which grows from block to block, is bfloat16, and the Linears,
@@ -14,8 +14,8 @@ from typing import Literal
 
 import torch
 
-from trt_engines.engine_kinds import Precision
-
+Precision = Literal["fp32", "bf16", "fp16", "mixed", "fp8"]
+"""Names of recipes."""
 Arithmetic = Literal["fp32", "bf16", "fp16", "fp8"]
 DTYPES: dict[Arithmetic, torch.dtype] = {
     "fp32": torch.float32,
@@ -54,7 +54,7 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether some Linear is quantised, and so needs to know how large its inputs become."""
+        """Whether some Linear is quantised, so that an engine needs to know how large its inputs become."""
         return any(arithmetic == "fp8" for _, arithmetic in self.rules)
 
 
