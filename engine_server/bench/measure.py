@@ -39,6 +39,8 @@ class Combination:
     duration_s: float
     depth: int
     backend: str
+    quantization: str | None = None
+    """As `make_decoder` takes it."""
 
     @property
     def frames(self) -> int:
@@ -100,11 +102,11 @@ def measure(what: Combination, place: Placement, rate: float, *, budget_s: float
     """
     model, clock, memory = what.model, Clock(place.device), _Growth(place.device)
     transformer = random_transformer(model.decoder, place)
+    decoder = make_decoder(transformer, backend=what.backend, quantization=what.quantization)
     weight_bytes = memory.grown()
     codec = make_codec(model, place.device)
     codec_bytes = memory.grown()
     shape = RingShape(what.depth, what.frames, model.channels, model.condition_tokens, model.condition_width)
-    decoder = make_decoder(transformer, backend=what.backend)
     if isinstance(decoder, StaticDecoder):
         decoder.warm_up_ring(shape)
     marked = MarkedDecoder(decoder, clock)

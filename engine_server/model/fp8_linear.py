@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from engine_server.model.fp8 import FP8, quantize
 from engine_server.model.lora import linear_shapes
 from engine_server.model.recipe_linears import quantized_linears, with_recipe
-from engine_server.model.recipes import DTYPES, RECIPES
+from engine_server.model.recipes import DTYPES, RECIPES, TRUNKS
 from shared_protocol.errors import DemonError
 
 MULTIPLE = 16
@@ -85,7 +85,7 @@ def fp8_blocks(transformer: Any) -> Any:
     multiply E4M3, or not for the model's type, or if a Linear's widths do not suit it.
     """
     trunk, device = transformer.proj_in_conv.weight.dtype, transformer.proj_in_conv.weight.device
-    recipe = replace(RECIPES["fp8"], trunk=next(name for name, dtype in DTYPES.items() if dtype == trunk))
+    recipe = replace(RECIPES["fp8"], trunk=TRUNKS[trunk])
     shapes = linear_shapes(transformer)
     for name in quantized_linears(transformer, recipe):
         if any(side % MULTIPLE for side in shapes[name]):

@@ -17,12 +17,14 @@ import torch
 Precision = Literal["fp32", "bf16", "fp16", "mixed", "fp8"]
 """Names of recipes."""
 Arithmetic = Literal["fp32", "bf16", "fp16", "fp8"]
+Trunk = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Arithmetic, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp8": torch.float8_e4m3fn,
 }
+TRUNKS: dict[torch.dtype, Trunk] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 BLOCKS = "layers."
 """Beginning of the module paths of everything within the transformer's blocks."""
 
@@ -36,7 +38,7 @@ class Recipe:
     """
 
     name: Precision
-    trunk: Literal["fp32", "bf16", "fp16"]
+    trunk: Trunk
     rules: tuple[tuple[str, Arithmetic], ...] = ()
 
     def __post_init__(self) -> None:
