@@ -74,7 +74,7 @@ def product(rows: Tensor, row_scales: Tensor, weight: Tensor, weight_scales: Ten
 
     rows: `[M, in]` E4M3, row_scales: `[M, 1]` float32, weight: `[out, in]` E4M3, weight_scales: `[1, out]` float32.
     """
-    # Fast accumulation: a sum of some thousand products, each of which is off by 6 %, needs no float32 to the last bit.
+    # Fast accumulation: a sum of some thousand products, each off by several percent, needs no float32 to the last bit.
     return torch._scaled_mm(rows, weight.t(), row_scales, weight_scales, out_dtype=dtype, use_fast_accum=True)
 
 
