@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trt_engines.build_plan import Needed
     from trt_engines.engine_folder import EngineFolder
     from trt_engines.metadata import Machine
+    from trt_engines.recipe_error import DecoderError
 
 engines_app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Music = Annotated[list[Path], typer.Argument(help="Audio files; of each the first 30 s.", exists=True, dir_okay=False)]
@@ -138,15 +139,19 @@ def calibrate(
 
 @engines_app.command()
 def precision(music: Music, checkpoint: Model = "embedded") -> None:
-    """How far each precision is from eager in float32. Computed by torch on the CPU: neither TensorRT nor a GPU is needed."""
+    """How far each precision of engines, and each quantization of a Session, is from eager in float32.
+
+    Computed by torch on the CPU: neither TensorRT nor a GPU is needed.
+    """
+    from engine_server.model.recipes import RECIPES
     from engine_server.session import Session
     from trt_engines.calibrate import source
     from trt_engines.engine_folder import EngineFolder, engines_root
-    from trt_engines.recipe_error import Reference
-    from trt_engines.recipes import RECIPES
+    from trt_engines.recipe_error import QUANTIZED, Reference
 
     console = _console()
-    table = Table("precision", "weights", "velocity", "at the worst level", "latents", "recipe")
+    columns = ("velocity", "at the worst level", "latents")
+    table, quantized = Table("precision", "weights", *columns, "recipe"), Table("quantization", *columns, "all else")
     with Session(checkpoint, dtype="float32", device="cpu") as session, console.status("") as status:
         folder = EngineFolder(engines_root(), checkpoint, session.checkpoint.content_hash)
         status.update("float32, eager")
@@ -158,14 +163,24 @@ def precision(music: Music, checkpoint: Model = "embedded") -> None:
             except DemonError as fault:
                 console.print(escape(f"{recipe.name} is left out. {fault}"), soft_wrap=True)
                 continue
-            parts = (error.velocity, error.worst_velocity, error.latents)
-            size = f"{error.weight_bytes / 1e6:.1f} MB"
-            table.add_row(recipe.name, size, *(f"{100 * part:.3g} %" for part in parts), str(recipe))
-    console.print(table)
+            table.add_row(recipe.name, f"{error.weight_bytes / 1e6:.1f} MB", *_percent(error), str(recipe))
+        for name, dtype in QUANTIZED:
+            status.update(name)
+            try:
+                off = reference.error_quantized(name, dtype)
+            except DemonError as fault:
+                console.print(escape(f"{name} is left out. {fault}"), soft_wrap=True)
+                continue
+            quantized.add_row(name, *_percent(off), str(dtype).removeprefix("torch."))
+    console.print("Precisions of engines:", table, "Quantizations of the eager and the compiled decoder:", quantized)
     console.print(
         f"Relative root mean square errors. Velocities are of every step of {reference.generations} generations from noise, "
         f"{session.checkpoint.settings.steps} steps each, latents their results."
     )
+
+
+def _percent(error: DecoderError) -> list[str]:
+    return [f"{100 * part:.3g} %" for part in (error.velocity, error.worst_velocity, error.latents)]
 
 
 def _table(plan: list[Needed], layout: Layout, folder: EngineFolder, machine: Machine) -> Table:

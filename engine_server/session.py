@@ -49,8 +49,8 @@ class Session(SessionAudio, SessionLoras):
 
     model: `embedded`, a folder, or `owner/name` of a hub. decoder_backend, vae_backend: auto, eager, compile or tensorrt.
     vae_window: seconds that a stream's decode covers, 0 for all. trt_engines: files of TensorRT engines, or their folders, as
-    `demon engines build` makes them: `decoder` for one backend, `vae_encode` and `vae_decode` for the other. quantization: `int8`
-    or None. device, dtype: see `placement`.
+    `demon engines build` makes them: `decoder` for one backend, `vae_encode` and `vae_decode` for the other. quantization:
+    `int8`, `fp8` or None. device, dtype: see `placement`.
 
     Raises ValueError for options that make no sense together, before anything is loaded; DemonError for what cannot be loaded
     or run here.

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine_server.model.backends import BACKENDS, INT8_ENGINE, QUANTIZATIONS
+from engine_server.model.backends import BACKENDS, INT8_COMPILED, QUANTIZATIONS, QUANTIZED_ENGINE
 from shared_protocol.errors import DemonError
 from shared_protocol.timebase import FRAMES_PER_SECOND
 
@@ -46,7 +46,7 @@ class SessionOptions:
             raise ValueError(f"vae_window is {self.vae_window}; {shortest} s or more, or 0 for all, is expected")
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ValueError(f"quantization is {self.quantization!r}; {', '.join(QUANTIZATIONS)} or None is expected")
-        if self.quantization == "int8" and self.decoder_backend == "tensorrt":
-            raise DemonError("E_BACKEND", INT8_ENGINE)
+        if self.quantization is not None and self.decoder_backend == "tensorrt":
+            raise DemonError("E_BACKEND", QUANTIZED_ENGINE)
         if self.quantization == "int8" and self.decoder_backend == "compile":
-            raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
+            raise DemonError("E_BACKEND", INT8_COMPILED)

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.codec import OobleckCodec
+from engine_server.model.recipes import DTYPES, RECIPES, Recipe, in_words
 from shared_protocol.errors import DemonError
 from trt_engines.build_engine import build_engine
 from trt_engines.build_report import Built, Status, append, now
+from trt_engines.calibration import NOTHING
 from trt_engines.engine_folder import ENGINE, EngineFolder, file_hash
 from trt_engines.engine_kinds import EngineKind
 from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
 from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of
 from trt_engines.onnx_files import RECIPE, check_names, initializers, model_hash, properties
-from trt_engines.recipe_linears import NOTHING
-from trt_engines.recipes import DTYPES, RECIPES, Recipe, in_words
 
 Tell = Callable[[str], None]
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from engine_server.diffusion.intake import Admission
 from engine_server.files import read_audio
+from engine_server.model.recipes import BLOCKS
 from engine_server.session import Session
 from engine_server.types import Audio, Latent, PreparedSource
 from shared_protocol.errors import DemonError
 from trt_engines.calibration import SCHEMA, Calibration
 from trt_engines.engine_folder import file_hash
-from trt_engines.recipes import BLOCKS
 
 PROMPTS = ("string ensemble", "electric guitar", "warm piano", "synth lead, bright")
 DENOISE = (1.0, 0.6)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,8 @@ from shared_protocol.errors import DemonError
 SCHEMA = 1
 SHIPPED = Path(__file__).parent / "calibrations" / "embedded.json"
 """Of the embedded checkpoint."""
+NOTHING: Mapping[str, float] = {}
+"""Largest inputs of a recipe that quantises none."""
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from engine_server.model.dit import rotary_tables, velocity
 from engine_server.model.dit_block import Tables, cross_keys_and_values, embed_time
+from engine_server.model.recipe_linears import with_recipe
+from engine_server.model.recipes import DTYPES, Recipe
+from trt_engines.calibration import NOTHING
+from trt_engines.fp8 import Fp8Linear
 from trt_engines.patches import PatchIn, PatchOut
-from trt_engines.recipe_linears import NOTHING, with_recipe
-from trt_engines.recipes import DTYPES, Recipe
 
 SECOND_TIME = ("second_time_embedding", "second_time_modulation")
 """Constants `[1, H]` and `[1, 6, H]` in the place of the weights of `time_embed_r`: what `embed_time` makes of them at 0.
@@ -46,10 +48,15 @@ class ExportableDecoder(nn.Module):
     def __init__(
         self, transformer: Any, *, recipe: Recipe, max_frames: int, largest_inputs: Mapping[str, float] = NOTHING
     ) -> None:
-        """transformer, recipe, largest_inputs: see `with_recipe`. max_frames: the greatest T."""
+        """transformer, recipe: see `with_recipe`. max_frames: the greatest T.
+
+        largest_inputs: of each Linear that computes in FP8, by module path. Raises KeyError for one that is not there.
+        """
         super().__init__()
-        model = with_recipe(transformer, recipe, largest_inputs)
         self._dtype = DTYPES[recipe.trunk]
+        model = with_recipe(
+            transformer, recipe, lambda path, linear: Fp8Linear(linear, self._dtype, largest_inputs[path])
+        )
         self._patch = int(model.patch_size)
         self._window = int(model.config.sliding_window)
         for name in SHARED:

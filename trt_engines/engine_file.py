@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine_server.model.recipes import Precision
 from shared_protocol.errors import DemonError
 from trt_engines.engine_folder import ENGINE, METADATA
-from trt_engines.engine_kinds import DEFAULT_PRECISION, DURATIONS_S, Component, Precision, build_command
+from trt_engines.engine_kinds import DEFAULT_PRECISION, DURATIONS_S, Component, build_command
 from trt_engines.metadata import Machine, Metadata, other_machine, read_metadata, unfit
 from trt_engines.profiles import Span
 

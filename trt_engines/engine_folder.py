@@ -20,12 +20,12 @@ from typing import Any
 
 from engine_server.folders import data_folder
 from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.recipe_linears import quantized_linears
+from engine_server.model.recipes import RECIPES, Recipe
 from shared_protocol.errors import DemonError
-from trt_engines.calibration import SHIPPED, no_calibration, read_calibration
+from trt_engines.calibration import NOTHING, SHIPPED, no_calibration, read_calibration
 from trt_engines.engine_kinds import EngineKind
 from trt_engines.metadata import Metadata, differences, write_metadata
-from trt_engines.recipe_linears import NOTHING, quantized_linears
-from trt_engines.recipes import RECIPES, Recipe
 from trt_engines.unfinished import sweep, unfinished
 
 ENGINE, METADATA, ONNX, CALIBRATION = "engine.plan", "metadata.json", "_onnx", "calibration.json"

@@ -11,16 +11,14 @@ import shlex
 from dataclasses import dataclass
 from typing import Literal
 
+from engine_server.model.recipes import Precision
 from shared_protocol.timebase import FRAMES_PER_SECOND
 from trt_engines.profiles import Axes, Span, decoder_axes, vae_decoder_axes, vae_encoder_axes
 
 Component = Literal["decoder", "vae_encode", "vae_decode"]
-Precision = Literal["fp32", "bf16", "fp16", "mixed", "fp8"]
-"""Of a decoder: the name of a recipe, see `recipes.py`. A codec's engine is fp16."""
-
 DEFAULT_PRECISION: Precision = "mixed"
-"""Nearer to float32 than bf16, and hardly larger (docs/measurements.md). Of fp16, the nearest of the small ones on the embedded
-checkpoint, the stream ends at 65504, which other checkpoints may pass."""
+"""Of a decoder; a codec's engine is fp16. Nearer to float32 than bf16, and hardly larger (docs/measurements.md). Of fp16, the
+nearest of the small ones on the embedded checkpoint, the stream ends at 65504, which other checkpoints may pass."""
 ONE_ROW = Span(1, 1, 1)
 DURATIONS_S = (60, 120, 240)
 SHORTEST_DECODER_FRAMES = 32

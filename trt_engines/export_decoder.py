@@ -11,12 +11,13 @@ import msgspec
 import torch
 
 from engine_server.model.lora import linear_shapes
+from engine_server.model.recipe_linears import quantized_linears
+from engine_server.model.recipes import DTYPES, RECIPES, Recipe, in_words
 from shared_protocol.errors import DemonError
+from trt_engines.calibration import NOTHING
 from trt_engines.decoder_module import SECOND_TIME, ExportableDecoder
 from trt_engines.onnx_files import LIMITS, RECIPE
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
-from trt_engines.recipe_linears import NOTHING, quantized_linears
-from trt_engines.recipes import DTYPES, RECIPES, Recipe, in_words
 
 INPUTS = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_mask", "context_latents")
 OUTPUTS = ("velocity",)
@@ -42,8 +43,8 @@ def export_decoder(
     """Write the decoder's forward to `path`; see `ExportableDecoder.forward` for its inputs and its output.
 
     Dynamic are B (1 and more), T (even, `max_frames` at most) and L. Inputs and output are float32, the mask bool; the types of
-    arithmetic and weights are the recipe's; largest_inputs: see `with_recipe`. The transformer is on the CPU and is not changed.
-    opset: see `OPSETS`, by default for the trunk. external_data: see `save_graph`.
+    arithmetic and weights are the recipe's; largest_inputs: see `ExportableDecoder`. The transformer is on the CPU and is not
+    changed. opset: see `OPSETS`, by default for the trunk. external_data: see `save_graph`.
 
     Raises DemonError: `E_FIELD` for an odd or impossible `max_frames`, `E_BACKEND` for a transformer that is not on the CPU,
     `E_OUTPUT`.

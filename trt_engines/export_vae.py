@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from engine_server.model.codec import OobleckCodec
+from engine_server.model.recipes import RECIPES, in_words
 from shared_protocol.errors import DemonError
+from trt_engines.calibration import NOTHING
 from trt_engines.engine_kinds import Precision
 from trt_engines.onnx_files import RECIPE
 from trt_engines.onnx_graph import OPSETS, export_graph, save_graph
 from trt_engines.oobleck_modules import OobleckDecoder, OobleckEncoder
-from trt_engines.recipe_linears import NOTHING
-from trt_engines.recipes import RECIPES, in_words
 
 PRECISIONS: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16"}
 """TensorRT refuses deconvolutions in bfloat16."""

@@ -13,10 +13,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from engine_server.model.recipes import RECIPES, Precision
 from shared_protocol.errors import DemonError
-from trt_engines.engine_kinds import Component, EngineKind, Precision
+from trt_engines.engine_kinds import Component, EngineKind
 from trt_engines.profiles import Axes
-from trt_engines.recipes import RECIPES
 
 SCHEMA = 2
 ANY = "any"

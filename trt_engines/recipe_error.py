@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a recipe is from eager in float32: its velocities, and what they come to over a whole generation. Without TensorRT."""
+"""How far a recipe, or a quantization of eager, is from eager in float32: velocities, and what they come to over a generation.
+
+Computed by torch on the CPU, without TensorRT.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine_server.diffusion.decoder import Decoder, Encoded
+from engine_server.model.backends import make_decoder
+from engine_server.model.recipes import Recipe
 from engine_server.session import Session
 from engine_server.types import Latent, PreparedSource
 from trt_engines.calibrate import DEPTH, PROMPTS, make
+from trt_engines.calibration import NOTHING
 from trt_engines.decoder_module import ExportableDecoder
-from trt_engines.recipe_linears import NOTHING
-from trt_engines.recipes import Recipe
 
+QUANTIZED = (("fp8", torch.bfloat16), ("fp8", torch.float32), ("int8", torch.float32))
+"""Quantizations of a Session, with types that the rest may have: as on a GPU, and as on a CPU."""
 Call = tuple[Tensor, ...]
 """x, t, context, states and mask of a forward."""
 
 
 @dataclass(frozen=True)
-class RecipeError:
+class DecoderError:
     """Relative errors: root mean square of the difference over that of what should be."""
 
     velocity: float
@@ -32,7 +39,13 @@ class RecipeError:
     worst_velocity: float
     """Of the worst of its noise levels."""
     latents: float
-    """Of the results of generations that the recipe made alone."""
+    """Of the results of generations that the decoder made alone."""
+
+
+@dataclass(frozen=True)
+class RecipeError(DecoderError):
+    """Of an engine's decoder."""
+
     weight_bytes: int
 
 
@@ -42,7 +55,7 @@ class RecipeDecoder:
     def __init__(
         self, transformer: Any, recipe: Recipe, largest_inputs: Mapping[str, float], *, max_frames: int
     ) -> None:
-        """See `with_recipe`. max_frames: the greatest T."""
+        """See `ExportableDecoder`. max_frames: the greatest T."""
         self._patch = int(transformer.patch_size)
         padded = max_frames + -max_frames % self._patch
         self._run = ExportableDecoder(
@@ -76,17 +89,30 @@ class Reference:
         self.calls, self.velocities = recorder.calls, recorder.velocities
 
     def error(self, recipe: Recipe, largest_inputs: Mapping[str, float] = NOTHING) -> RecipeError:
-        """How far a recipe is from it; largest_inputs: see `with_recipe`."""
+        """How far a recipe is from it; largest_inputs: see `ExportableDecoder`."""
         frames = max(x.shape[1] for x, *_ in self.calls)
         decoder = RecipeDecoder(self._session.checkpoint.transformer, recipe, largest_inputs, max_frames=frames)
-        velocities = [decoder(x, t, context, (states, mask)).double() for x, t, context, states, mask in self.calls]
+        return RecipeError(**vars(self._error_of(decoder)), weight_bytes=decoder.weight_bytes)
+
+    def error_quantized(self, quantization: str, dtype: torch.dtype) -> DecoderError:
+        """How far eager with a quantization is from it, with all else in a type; both as `load_checkpoint` takes them.
+
+        Raises DemonError `E_BACKEND` as `make_decoder`.
+        """
+        transformer = nn.Module.to(copy.deepcopy(self._session.checkpoint.transformer), dtype)
+        return self._error_of(make_decoder(transformer, backend="eager", quantization=quantization))
+
+    @torch.no_grad()
+    def _error_of(self, decoder: Decoder) -> DecoderError:
+        velocities = [
+            decoder(x, t, context, decoder.encode(states, mask)).double() for x, t, context, states, mask in self.calls
+        ]
         pairs = list(zip(velocities, self.velocities, strict=True))
         made = self._made_by(decoder)
-        return RecipeError(
+        return DecoderError(
             velocity=_relative(_joined(velocities), _joined(self.velocities)),
             worst_velocity=max(_relative(got, wanted) for got, wanted in pairs),
             latents=_relative(*(_joined([one.frames for one in part]) for part in (made, self.latents))),
-            weight_bytes=decoder.weight_bytes,
         )
 
     def _made_by(self, decoder: Decoder) -> Sequence[Latent]:

@@ -11,8 +11,9 @@ import msgspec
 from safetensors import SafetensorError, safe_open
 
 from engine_server.model.layouts import Layout
+from engine_server.model.recipes import Precision
 from shared_protocol.errors import DemonError
-from trt_engines.engine_kinds import EngineKind, ModelShape, Precision
+from trt_engines.engine_kinds import EngineKind, ModelShape
 
 BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "mixed": 2, "fp8": 1}
 """Of nearly every weight, in an engine as in the graph that it is built of."""

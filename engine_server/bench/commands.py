@@ -25,6 +25,13 @@ class ModelName(StrEnum):
     XL = "xl"
 
 
+class QuantizationName(StrEnum):
+    """Types of the Linears that can be measured."""
+
+    FP8 = "fp8"
+    INT8 = "int8"
+
+
 class BackendName(StrEnum):
     """Backends by name; what cannot be measured says so in its line."""
 
@@ -55,6 +62,9 @@ def gpu(
     backend: Annotated[
         list[BackendName] | None, typer.Option(help="May be repeated. Default: eager and compile on a GPU, else eager.")
     ] = None,
+    quantization: Annotated[
+        QuantizationName | None, typer.Option(help="Of the decoder's Linears; the floor stays that of --dtype.")
+    ] = None,
     device: Device = AUTO,
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16. Default: bfloat16 on a GPU, else float32.")
@@ -84,7 +94,7 @@ def gpu(
     open_device(place)
     is_gpu = place.device.type == "cuda"
     combinations = [
-        Combination(MODELS[name], length, slots, machinery.value)
+        Combination(MODELS[name], length, slots, machinery.value, quantization and quantization.value)
         for name in model or ([ModelName.TWO_B, ModelName.XL] if is_gpu else [ModelName.EMBEDDED])
         for machinery in backend or ([BackendName.EAGER, BackendName.COMPILE] if is_gpu else [BackendName.EAGER])
         for length in duration or ([60.0, 120.0, 240.0] if is_gpu else [10.0])

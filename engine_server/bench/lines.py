@@ -32,6 +32,7 @@ class Line:
             "duration_s": what.duration_s,
             "depth": what.depth,
             "backend": what.backend,
+            "quantization": what.quantization,
             "tick_flops": what.flops,
             "figures": None if figures is None else {**asdict(figures), "over_floor": figures.over_floor},
             "reason": self.reason,
@@ -76,12 +77,15 @@ def is_judged(what: Combination) -> bool:
     return (what.model.name, what.duration_s, what.depth) == ("2b", 60, 4)
 
 
-def targets(figures: Figures) -> list[Target]:
-    """For a combination that `is_judged`, on an H200 in bfloat16."""
+def targets(what: Combination, figures: Figures) -> list[Target]:
+    """For a combination that `is_judged`, on an H200 in bfloat16; floors of bfloat16 say nothing of a quantization."""
     memory = figures.memory
-    return [
+    ticks = [
         Target("tick in floors", figures.over_floor, 1.3),
         Target("generations/s", figures.generations_per_s, 30, is_least=True),
+    ]
+    return [
+        *([Target("tick in ms", figures.tick_ms, 10)] if what.quantization else ticks),
         Target("decode of 3 s in ms", figures.decode_ms, 3),
         Target("% of a tick outside the forward", 100 * figures.outside, 3),
         Target("GB of GPU memory", None if memory is None else memory.peak / 1e9, 12),

@@ -40,6 +40,8 @@ class Combination:
     duration_s: float
     depth: int
     backend: str
+    quantization: str | None = None
+    """As `make_decoder` takes it."""
 
     @property
     def frames(self) -> int:
@@ -107,6 +109,7 @@ def measure(what: Combination, place: Placement, rate: float, *, budget_s: float
         raise DemonError("E_BACKEND", "this benchmark has no TensorRT engines of these sizes; choose eager or compile")
     model, clock, memory = what.model, Clock(place.device), _Growth(place.device)
     transformer = random_transformer(model.decoder, place)
+    decoder = make_decoder(transformer, backend=what.backend, quantization=what.quantization)
     decoder_bytes = memory.grown()
     is_cuda = place.device.type == "cuda"
     encoders = random_encoders(model, place) if is_cuda else []  # to lie there, as in an engine: only memory shows them
@@ -114,7 +117,6 @@ def measure(what: Combination, place: Placement, rate: float, *, budget_s: float
     codec = make_codec(model, place.device)
     codec_bytes = memory.grown()
     shape = RingShape(what.depth, what.frames, model.channels, model.condition_tokens, model.condition_width)
-    decoder = make_decoder(transformer, backend=what.backend)
     if isinstance(decoder, StaticDecoder):
         decoder.warm_up_ring(shape)
     marked = MarkedDecoder(decoder, clock)

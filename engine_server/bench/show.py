@@ -16,7 +16,7 @@ COLUMNS = (
     ("model", 8),
     ("length", 6),
     ("depth", 5),
-    ("backend", 8),
+    ("backend", 12),
     ("rows", 4),
     ("floor ms", 8),
     ("tick ms", 8),
@@ -51,7 +51,8 @@ def show_head(console: Console, about: str) -> None:
 def show_line(console: Console, line: Line) -> None:
     """A line of the table; with its targets, if there are any for it."""
     what, figures = line.what, line.figures
-    cells = [what.model.name, f"{what.duration_s:g} s", str(what.depth), what.backend]
+    machinery = f"{what.backend} {what.quantization or ''}".rstrip()
+    cells = [what.model.name, f"{what.duration_s:g} s", str(what.depth), machinery]
     if figures is None:
         _print_row(console, cells, f"not run: {line.reason}")
         return
@@ -63,7 +64,7 @@ def show_line(console: Console, line: Line) -> None:
     cells += [_number(figures.decode_ms), "-" if figures.waits_per_tick is None else f"{figures.waits_per_tick:g}"]
     _print_row(console, [*cells, ", ".join(f"{part / 1e9:.2f}" for part in parts) or "-"])
     if is_judged(what):
-        console.print("  wanted on an H200 in bfloat16: " + "; ".join(map(str, targets(figures))), soft_wrap=True)
+        console.print("  wanted on an H200 in bfloat16: " + "; ".join(map(str, targets(what, figures))), soft_wrap=True)
 
 
 def _print_row(console: Console, cells: Sequence[str], remark: str = "") -> None:

@@ -34,8 +34,10 @@ class AdapterStack:
         self._names = {
             name: module
             for name, module in transformer.named_modules()
-            if isinstance(module, nn.Linear) and not any(part in name for part in NOT_IN_A_FORWARD)
+            if _is_linear(module) and not any(part in name for part in NOT_IN_A_FORWARD)
         }
+        self._like = transformer.proj_in_conv.weight
+        """What flows between Linears has its type, whatever they compute in."""
         self._pairs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._places = torch.zeros(0, dtype=torch.long)
         self._places_in_use = 1
@@ -54,8 +56,9 @@ class AdapterStack:
         pairs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         for module in self._names.values():
             weight: Any = module.weight
-            pairs[module] = weight.new_zeros(wanted, weight.shape[1]), weight.new_zeros(weight.shape[0], wanted)
-        self._places = torch.zeros(wanted, dtype=torch.long, device=weight.device)
+            like = self._like.new_zeros
+            pairs[module] = like(wanted, weight.shape[1]), like(weight.shape[0], wanted)
+        self._places = torch.zeros(wanted, dtype=torch.long, device=self._like.device)
         self._pairs.update(pairs)  # the same dictionary, by which recordings find that what they read has moved
         self.columns, self._version = wanted, None
 
@@ -85,6 +88,12 @@ class AdapterStack:
         """The stack for a forward of rows with strengths `[B, A]`. An adapter that is younger than they are is silent."""
         known = F.pad(strengths, (0, max(0, self._places_in_use - strengths.shape[1])))
         return StackedAdapters(self._pairs, known[:, self._places])
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it has a matrix of weights, of any type: norms have vectors, convolutions three axes."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
 
 
 def _write(pair: tuple[Tensor, Tensor], branches: Sequence[Branch], spans: Mapping[int, slice]) -> None:

@@ -14,17 +14,19 @@ from engine_server.model.compile_cache import CompileCache
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.dit import DitForward
 from engine_server.model.dit_block import Adapters
+from engine_server.model.fp8_linear import fp8_blocks
 from engine_server.model.graphs import CudaRecorder, GraphedVelocity
 from engine_server.model.int8 import quantize_blocks
 from engine_server.model.static_decoder import StaticDecoder
 from shared_protocol.errors import DemonError
 
 BACKENDS = ("auto", "eager", "compile", "tensorrt")
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "fp8")
 NO_LORAS = "a TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
-INT8_ENGINE = (
+QUANTIZED_ENGINE = (
     "an engine has the types that it was built with; name no quantization (fp8 is one of `demon engines build`)"
 )
+INT8_COMPILED = "int8 Linears cannot be compiled; use the eager backend with int8, or fp8"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def make_decoder(
     quantization: str | None = None,
     engine: Callable[[], Decoder] | None = None,
 ) -> Decoder:
-    """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 Linears.
+    """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 or FP8 Linears.
 
     A compiled decoder is a `StaticDecoder`: warm it up with the forms that it will meet, or playing waits for each of them, for
     tens of seconds. Its last bits may depend on a row's place in the batch, because compiled loops are split between threads
@@ -86,8 +88,10 @@ def make_decoder(
         return _engine(engine, quantization)
     if quantization == "int8":
         if chosen == "compile":
-            raise DemonError("E_BACKEND", "int8 Linears cannot be compiled; use the eager backend with int8")
+            raise DemonError("E_BACKEND", INT8_COMPILED)
         transformer = quantize_blocks(transformer)
+    if quantization == "fp8":
+        transformer = fp8_blocks(transformer)
     if chosen == "compile":
         run, cache = CompiledVelocity(), CompileCache(device)
         if device.type != "cuda":
@@ -98,7 +102,7 @@ def make_decoder(
 
 def _engine(engine: Callable[[], Decoder] | None, quantization: str | None) -> Decoder:
     if quantization is not None:
-        raise DemonError("E_BACKEND", INT8_ENGINE)
+        raise DemonError("E_BACKEND", QUANTIZED_ENGINE)
     if engine is None:
         raise DemonError(
             "E_BACKEND",

@@ -51,12 +51,13 @@ class RowAdapters(NamedTuple):
         """`y`, what a Linear made of `x`, with each adapter's branch at its row's strength.
 
         One pair of products per adapter, so that a row's bits do not depend on which other adapters there are. An adapter
-        without a column is younger than the strengths, and asked for by no row.
+        without a column is younger than the strengths, and asked for by no row. Branches keep their type where a Linear has a
+        wider one.
         """
         for place, (down, up) in self.branches.get(module, ()):
             if place < self.strengths.shape[1]:
                 strength = self.strengths[:, place].reshape(-1, *(1,) * (x.ndim - 1))
-                y = y + ((x @ down.T) * strength) @ up.T
+                y = y + ((x.to(down.dtype) @ down.T) * strength) @ up.T
         return y
 
 
@@ -72,7 +73,7 @@ class StackedAdapters(NamedTuple):
             return y
         down, up = self.pairs[module]
         strength = self.strengths.reshape(len(x), *(1,) * (x.ndim - 2), -1)
-        return y + ((x @ down.T) * strength) @ up.T
+        return y + ((x.to(down.dtype) @ down.T) * strength) @ up.T
 
 
 Beside = RowAdapters | StackedAdapters

@@ -73,11 +73,13 @@ def test_a_backend_asked_for_by_name_is_not_replaced(name):
 def test_unknown_names_are_refused_with_the_ones_that_there_are():
     with pytest.raises(ValueError, match="backend: 'fast' is not one of auto, eager, compile, tensorrt"):
         make_decoder(tiny_transformer(), backend="fast")
-    with pytest.raises(ValueError, match="quantization: 'int3' is not one of int8"):
+    with pytest.raises(ValueError, match="quantization: 'int3' is not one of int8, fp8, or None"):
         make_decoder(tiny_transformer(), backend="eager", quantization="int3")
 
 
-@pytest.mark.parametrize(("backend", "quantization"), [("tensorrt", None), ("tensorrt", "int8"), ("compile", "int8")])
+@pytest.mark.parametrize(
+    ("backend", "quantization"), [("tensorrt", None), ("tensorrt", "int8"), ("tensorrt", "fp8"), ("compile", "int8")]
+)
 def test_what_cannot_run_says_so_instead_of_running_something_else(backend, quantization):
     with pytest.raises(DemonError) as caught:
         make_decoder(tiny_transformer(), backend=backend, quantization=quantization)

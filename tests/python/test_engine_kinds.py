@@ -16,6 +16,7 @@ from diffusers.models import AutoencoderOobleck
 
 from engine_server.model.checkpoint import EMBEDDED
 from engine_server.model.layouts import read_layout
+from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError
 from trt_engines import build_report, calibration
 from trt_engines.build_plan import needed
@@ -33,7 +34,6 @@ from trt_engines.engine_kinds import (
 )
 from trt_engines.metadata import SCHEMA, Machine, Metadata, other_machine, sizes_of
 from trt_engines.profiles import Span
-from trt_engines.recipes import RECIPES
 from trt_engines.sizes import disk_bytes, engine_bytes, model_shape, weights_of
 from trt_engines.unfinished import PREFIX
 

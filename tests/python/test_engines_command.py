@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from engine_server.cli import app
 from engine_server.folders import data_folder
 from engine_server.model.codec import OobleckCodec
+from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError
 from trt_engines import build_plan, builder, tensorrt_library
 from trt_engines.build_report import NAME
 from trt_engines.engine_folder import EngineFolder, file_hash
 from trt_engines.engine_kinds import ModelShape, decoder_kind, window_decode_kind
 from trt_engines.metadata import Machine, read_metadata
-from trt_engines.recipes import RECIPES
 
 try:
     LIBRARY = tensorrt_library.load_tensorrt()
@@ -145,8 +145,10 @@ def test_an_fp8_engine_is_built_by_a_calibration_and_again_by_another(home, tiny
 def test_what_each_precision_costs_is_printed(home, tiny_folder, song):
     said = invoke("precision", song, "--checkpoint", tiny_folder)
     rows = {line.split()[1]: line for line in said.splitlines() if line.startswith("│")}
-    assert list(rows) == ["fp32", "bf16", "fp16", "mixed"]
-    off = {name: float(row.split("│")[3].split()[0]) for name, row in rows.items()}
+    assert list(rows) == ["fp32", "bf16", "fp16", "mixed", "fp8", "int8"]
+    assert said.count("│ fp8") == 2, "a quantization in bfloat16 and in float32; the engine's is not calibrated"
+    assert all(0.1 < float(rows[name].split("│")[2].split()[0]) < 10 for name in ("fp8", "int8"))
+    off = {name: float(rows[name].split("│")[3].split()[0]) for name in ("fp32", "fp16", "mixed")}
     assert off["fp32"] < off["fp16"] < off["mixed"] < 10
     assert "fp8 is left out" in said
     assert "demon engines calibrate" in said

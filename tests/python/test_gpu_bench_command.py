@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ def test_a_line_is_measured_on_the_cpu_and_what_cannot_run_there_says_why(tmp_pa
     output, report = run(tmp_path, "--depth", "2", "--backend", "tensorrt", "--backend", "eager")
     unable, able = report["lines"]
     assert (able["model"], able["duration_s"], able["depth"], able["backend"]) == ("embedded", 1.0, 2, "eager")
+    assert able["quantization"] is None
     figures = able["figures"]
     assert figures["floor_ms"] == pytest.approx(1000 * able["tick_flops"] / report["flops_per_s"])
     assert figures["over_floor"] == pytest.approx(figures["tick_ms"] / figures["floor_ms"])
@@ -42,6 +44,14 @@ def test_a_line_is_measured_on_the_cpu_and_what_cannot_run_there_says_why(tmp_pa
     assert unable["reason"].startswith("E_BACKEND: ")
     assert "not run: E_BACKEND: " in output
     assert report["dtype"] == "float32"
+
+
+def test_a_quantization_is_measured_and_named(tmp_path):
+    output, report = run(tmp_path, "--depth", "1", "--quantization", "fp8")
+    (line,) = report["lines"]
+    assert (line["backend"], line["quantization"]) == ("eager", "fp8")
+    assert line["figures"]["tick_ms"] > 0
+    assert "eager fp8" in output
 
 
 def test_a_full_memory_is_a_line_and_ctrl_c_leaves_the_lines_so_far(tmp_path, monkeypatch):
@@ -74,7 +84,10 @@ def test_targets_are_of_2b_at_60_s_and_depth_4():
     assert is_judged(judged)
     assert not is_judged(Combination(MODELS["xl"], 60.0, 4, "eager"))
     assert not is_judged(Combination(MODELS["2b"], 60.0, 8, "eager"))
-    told = [str(target) for target in targets(ON_GPU)]
+    told = [str(target) for target in targets(judged, ON_GPU)]
     assert [text.rpartition(", ")[2] for text in told] == ["met", "missed", "met", "met", "met", "met"]
     assert told[1] == "generations/s >= 30: 29, missed"
+    quantized = [str(target) for target in targets(replace(judged, quantization="fp8"), ON_GPU)]
+    assert quantized[0] == "tick in ms <= 10: 13, missed"
+    assert quantized[1:] == told[2:]
     assert str(Target("GB", None, 12)) == "GB <= 12: not measured"

@@ -102,7 +102,7 @@ def one(session, source, words):
         ({"vae_window": 0.03}, "vae_window is 0.03; 0.04 s or more"),
         ({"vae_window": math.nan}, "vae_window is nan"),
         ({"vae_window": math.inf}, "vae_window is inf"),
-        ({"quantization": "int3"}, "quantization is 'int3'; int8 or None is expected"),
+        ({"quantization": "int3"}, "quantization is 'int3'; int8, fp8 or None is expected"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(options, message, monkeypatch):
@@ -117,6 +117,7 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(option
     "options",
     [
         {"decoder_backend": "tensorrt", "trt_engines": {"decoder": "d"}, "quantization": "int8"},
+        {"decoder_backend": "tensorrt", "trt_engines": {"decoder": "d"}, "quantization": "fp8"},
         {"decoder_backend": "compile", "quantization": "int8"},
     ],
 )
@@ -150,8 +151,12 @@ def test_sensible_options_are_taken(backend, window):
     assert SessionOptions(backend, backend, window, {}, None).vae_window == window
 
 
-def test_int8_is_heard_and_near_the_float_model(tiny_folder, source, words, one):
-    with Session(str(tiny_folder), quantization="int8") as session:
+@pytest.mark.parametrize("quantization", ["int8", "fp8"])
+def test_a_quantization_is_heard_told_in_receipts_and_near_the_float_model(
+    tiny_folder, source, words, one, quantization
+):
+    with Session(str(tiny_folder), quantization=quantization) as session:
+        assert session.checkpoint.backend == f"eager cpu {quantization}"
         quantized = session.generate(source=source, conditioning=words).frames
     plain = one()
     assert not torch.equal(quantized, plain)

@@ -12,12 +12,12 @@ from trt_rig import decoder, eager, inputs
 
 from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
 from engine_server.model.layouts import read_layout
+from engine_server.model.recipe_linears import quantized_linears
+from engine_server.model.recipes import RECIPES
 from engine_server.session import Session
 from shared_protocol.errors import DemonError
 from trt_engines.calibrate import calibrate, recorded
 from trt_engines.calibration import SHIPPED, Calibration, read_calibration, write_calibration
-from trt_engines.recipe_linears import quantized_linears
-from trt_engines.recipes import RECIPES
 
 HASH = "5f" * 32
 LINEARS = ["layers.0.mlp.up_proj", "layers.0.mlp.down_proj"]

@@ -18,6 +18,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip ins
 import onnx
 import onnx_ir
 
+from engine_server.model.recipes import RECIPES
 from trt_engines.decoder_module import SECOND_TIME
 from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
@@ -25,7 +26,6 @@ from trt_engines.onnx_check import OnnxModel, compare
 from trt_engines.onnx_files import check_names, initializers, model_hash, read_model
 from trt_engines.onnx_graph import save_graph
 from trt_engines.profiles import Span, decoder_axes
-from trt_engines.recipes import RECIPES
 
 EXACT = 5e-5
 """Of float32, relative to the scale. The noise level's sinusoids take up to 1000 radians, where float32 rounds to 6e-5."""

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from trt_engines.fp8 import FP8, HEADROOM, LARGEST, Fp8Linear, exponent, quantize, rounded, widened
+from engine_server.model.fp8 import FP8, LARGEST, quantize
+from trt_engines.fp8 import HEADROOM, Fp8Linear, exponent, rounded, widened
 
 ALL = torch.arange(256, dtype=torch.uint8).view(FP8).float()
 NUMBERS = ALL[ALL.isfinite()].unique()

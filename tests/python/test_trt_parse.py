@@ -24,12 +24,12 @@ try:
 except DemonError as error:
     pytest.skip(str(error), allow_module_level=True)
 
+from engine_server.model.recipes import RECIPES
 from trt_engines.build_engine import build_engine
 from trt_engines.export_decoder import export_decoder, refit_weights
 from trt_engines.export_vae import export_vae_decoder, export_vae_encoder
 from trt_engines.onnx_files import check_names
 from trt_engines.parse_network import parse_network
-from trt_engines.recipes import RECIPES
 
 ROWS, FRAMES, TOKENS = Span(1, 2, 4), Span(2, 40, MAX_FRAMES), Span(1, 8, 16)
 CAPABILITIES = ["SM89", "SM120"]

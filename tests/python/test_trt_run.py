@@ -10,6 +10,7 @@ import torch
 from trt_rig import MAX_FRAMES, decoder, eager, engine_note, inputs
 from trt_simulation import Engine, HostOrder, library, scratch
 
+from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError
 from trt_engines.decoder_module import ExportableDecoder
 from trt_engines.engine_decoder import EngineDecoder
@@ -17,7 +18,6 @@ from trt_engines.engine_file import EngineFile, Wanted
 from trt_engines.engine_program import MOST_FORMS, EngineProgram
 from trt_engines.forward_plan import DecoderSizes
 from trt_engines.profiles import Span, decoder_axes
-from trt_engines.recipes import RECIPES
 
 AXES = decoder_axes(Span(1, 2, 4), Span(32, 40, MAX_FRAMES), Span(8, 16, 64))
 TYPES = {name: torch.bool if name == "encoder_mask" else torch.float32 for name in AXES}

@@ -11,11 +11,11 @@ from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
 
 from engine_server.model.dit import DitForward
+from engine_server.model.recipes import RECIPES
 from trt_engines.calibrate import recorded
 from trt_engines.engine_folder import ENGINE, METADATA, file_hash
 from trt_engines.metadata import SCHEMA, Machine, Metadata, sizes_of, write_metadata
 from trt_engines.profiles import Span, decoder_axes
-from trt_engines.recipes import RECIPES
 from trt_engines.tensorrt_library import load_tensorrt
 
 SIZES = {

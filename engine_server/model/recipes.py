@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which arithmetic each part of the decoder has in an engine, as data.
+"""Which arithmetic each part of the decoder has, as data: in a TensorRT engine, and in torch with FP8 Linears.
 
 The trunk is what is not a Linear: the residual stream, attention, norms and tables. Float16 ends at 65504, bfloat16 as far out as
 float32 but with an eighth of float16's precision; so the stream, which grows from block to block, is bfloat16, and the Linears,
@@ -16,15 +16,17 @@ from typing import Literal
 import msgspec
 import torch
 
-from trt_engines.engine_kinds import Precision
-
+Precision = Literal["fp32", "bf16", "fp16", "mixed", "fp8"]
+"""Names of recipes."""
 Arithmetic = Literal["fp32", "bf16", "fp16", "fp8"]
+Trunk = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Arithmetic, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "fp8": torch.float8_e4m3fn,
 }
+TRUNKS: dict[torch.dtype, Trunk] = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 BLOCKS = "layers."
 """Beginning of the module paths of everything within the transformer's blocks."""
 
@@ -38,7 +40,7 @@ class Recipe:
     """
 
     name: Precision
-    trunk: Literal["fp32", "bf16", "fp16"]
+    trunk: Trunk
     rules: tuple[tuple[str, Arithmetic], ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether some Linear is quantised, and so needs to know how large its inputs become."""
+        """Whether some Linear is quantised, so that an engine needs to know how large its inputs become."""
         return any(arithmetic == "fp8" for _, arithmetic in self.rules)
 
 

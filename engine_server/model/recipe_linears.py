@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine_server.model.lora import linear_shapes
-from trt_engines.fp8 import Fp8Linear
-from trt_engines.recipes import DTYPES, Recipe
+from engine_server.model.recipes import DTYPES, Recipe
 
-NOTHING: Mapping[str, float] = {}
+Quantized = Callable[[str, nn.Linear], nn.Module]
+"""What computes in FP8 in the place of the Linear at a module path."""
 TIME = "time_embed"
 """Beginning of the module paths of the Linears whose results stay in their own type: `velocity` casts them where it must."""
 
@@ -35,11 +35,10 @@ class CastLinear(nn.Module):
         return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(self._returns)
 
 
-def with_recipe(transformer: Any, recipe: Recipe, largest_inputs: Mapping[str, float] = NOTHING) -> Any:
+def with_recipe(transformer: Any, recipe: Recipe, quantized: Quantized) -> Any:
     """A transformer as a recipe has it. The given one is not changed; weights that have their type already are shared.
 
-    Takes diffusers' `AceStepTransformer1DModel`. The patch convolutions stay as they are: they are exported as something else.
-    largest_inputs: of each Linear that computes in FP8, by module path. Raises KeyError for one that is not there.
+    Takes diffusers' `AceStepTransformer1DModel`. The patch convolutions stay as they are: whoever asks sees to them.
     """
     trunk = DTYPES[recipe.trunk]
     places: dict[int, Any] = {
@@ -50,7 +49,7 @@ def with_recipe(transformer: Any, recipe: Recipe, largest_inputs: Mapping[str, f
         if isinstance(module, nn.Linear):
             arithmetic = recipe.arithmetic(path)
             if arithmetic == "fp8":
-                places[id(module)] = Fp8Linear(module, trunk, largest_inputs[path])
+                places[id(module)] = quantized(path, module)
             elif arithmetic != recipe.trunk:
                 places[id(module)] = CastLinear(module, DTYPES[arithmetic], None if path.startswith(TIME) else trunk)
         elif isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
