@@ -14,7 +14,9 @@ from track_rig import FRAME, audio_of, feed_clip, finish, loop_track, music, str
 from engine_server.diffusion.ring import Ring
 from engine_server.model.aside import Aside, Lead
 from engine_server.model.checkpoint import load_checkpoint
+from engine_server.session import Session
 from engine_server.tracks.engine import Engine
+from engine_server.types import Audio
 from shared_protocol.messages import make_config
 
 FRAMES = 60
@@ -222,6 +224,26 @@ def test_a_commit_is_over_once_its_audio_is_handed_out(gpu, checkpoint):
         frames += sum(window.count for window in result.windows)
     assert frames == FRAMES
     assert not engine.has_work()
+
+
+def test_a_stream_ticks_while_it_decodes(gpu, tiny_folder):
+    """What was begun is there after the next tick, with the bits of a decode that waits; both on one stream."""
+    session = Session(str(tiny_folder), device="cuda", dtype="float32", vae_window=0.4)
+    source = session.prepare_source(Audio.of(music(FRAMES), 48_000))
+    handle = session.stream(source=source, conditioning=session.encode_text(tags="strings"), steps=3)
+    latent = handle.generate(seed=1)
+    coming = handle.begin_decode(latent, t_start=0.8)
+    before = len(gpu.streams.waits)
+    handle.advance()
+    assert not coming.is_ready()
+    assert len(gpu.streams.waits) == before
+    heard, expected = coming.result(), session.decode(latent, t_start=0.8)
+    assert torch.equal(heard.waveform, expected.waveform)
+    assert heard.waveform.abs().max() > 0
+    assert (
+        (heard.start_sample, heard.sample_rate) == (expected.start_sample, expected.sample_rate) == (20 * FRAME, 48_000)
+    )
+    assert len(gpu.late_downloads) == 2
 
 
 @needs_gpu
