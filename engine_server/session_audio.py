@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TypedDict
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 
 from engine_server.audio_info import AudioInfo, audio_info
 from engine_server.diffusion.curves import CurveLike, canonical_curve
+from engine_server.model.aside import Arriving
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.codec import Codec, describe_peak
 from engine_server.model.timbre import TimbreReference, timbre_indices
-from engine_server.model.windows import decode_full, decode_window, encode_full, stream_window
+from engine_server.model.windows import decode_window, encode_full, stream_window
 from engine_server.types import Audio, Latent, PreparedSource
 from shared_protocol.timebase import FRAMES_PER_SECOND, frame_of_sample, frames_to_cover
 
@@ -31,6 +33,23 @@ class Repaint(TypedDict):
     """The source's latents, with silence where it is to be made."""
     chunk_mask: torch.Tensor
     """`[T]`: 1 is to be made, 0 is kept."""
+
+
+class AudioToCome:
+    """Audio that is being decoded: on a GPU beside what is computed next, on the CPU it is there at once. One thread."""
+
+    def __init__(self, samples: Arriving, sample_rate: int, start_sample: int) -> None:
+        self._samples = samples
+        self._sample_rate = sample_rate
+        self._start_sample = start_sample
+
+    def is_ready(self) -> bool:
+        """Whether `result` need not wait."""
+        return self._samples.is_here()
+
+    def result(self) -> Audio:
+        """The audio; waits for it."""
+        return Audio(self._samples.wait(), self._sample_rate, self._start_sample)
 
 
 class SessionAudio:
@@ -106,32 +125,23 @@ class SessionAudio:
         """
         if self._vae_window == 0:
             return self.decode_full(latent, cyclic=cyclic)
-        window = stream_window(t_start, self._vae_window, len(latent), self.sample_rate, cyclic=cyclic)
-        return self.decode_window(latent, window.span.first, len(window.span), cyclic=cyclic)
+        return self.begin_decode(latent, t_start=t_start, cyclic=cyclic).result()
+
+    def begin_decode(self, latent: Latent, *, t_start: float = 0.0, cyclic: bool = False) -> AudioToCome:
+        """`decode` without waiting for a GPU: tick meanwhile. Nobody may write to the latent before the audio is there."""
+        first, count = 0, len(latent)
+        if self._vae_window:
+            span = stream_window(t_start, self._vae_window, count, self.sample_rate, cyclic=cyclic).span
+            first, count = span.first, len(span)
+        return self._begin_decode(latent, first, count, cyclic=cyclic)
 
     def decode_window(self, latent: Latent, first_frame: int, frames: int, *, cyclic: bool = False) -> Audio:
         """Audio of some frames of a latent, equal to that part of its whole."""
-        waveform = decode_window(
-            self._codec,
-            latent.frames,
-            first_frame,
-            frames,
-            position=latent.origin_frame,
-            cyclic=cyclic,
-            silence=self.checkpoint.silence,
-        )
-        return self._audio(waveform, latent.origin_frame + first_frame)
+        return self._begin_decode(latent, first_frame, frames, cyclic=cyclic).result()
 
     def decode_full(self, latent: Latent, *, cyclic: bool = False) -> Audio:
         """Audio of a whole latent. Samples above full scale are kept, and said in the log."""
-        waveform = decode_full(
-            self._codec,
-            latent.frames,
-            position=latent.origin_frame,
-            cyclic=cyclic,
-            silence=self.checkpoint.silence,
-        )
-        audio = self._audio(waveform, latent.origin_frame)
+        audio = self._begin_decode(latent, 0, len(latent), cyclic=cyclic).result()
         if audio.peak > 1.0:
             log.warning("the audio %s", describe_peak(audio.peak))
         return audio
@@ -149,8 +159,19 @@ class SessionAudio:
     def _encoded(self, waveform: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         return encode_full(self._codec, waveform, generator=generator, device=self.checkpoint.placement.device)
 
-    def _audio(self, waveform: torch.Tensor, first_frame: int) -> Audio:
-        return Audio(waveform.cpu(), self.sample_rate, first_frame * self._codec.hop)
+    def _begin_decode(self, latent: Latent, first_frame: int, frames: int, *, cyclic: bool) -> AudioToCome:
+        """All decodes go this way, so that those of one codec are in order."""
+        decode = partial(
+            decode_window,
+            self._codec,
+            first=first_frame,
+            count=frames,
+            position=latent.origin_frame,
+            cyclic=cyclic,
+            silence=self.checkpoint.silence,
+        )
+        start = (latent.origin_frame + first_frame) * self._codec.hop
+        return AudioToCome(self.checkpoint.aside.run(decode, latent.frames), self.sample_rate, start)
 
     def _at_model_rate(self, audio: Audio) -> Audio:
         if audio.sample_rate == self.sample_rate:

@@ -18,6 +18,7 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import Completion
 from engine_server.model.windows import Span
 from engine_server.modulation import SHARED_NAMES, Modulation
+from engine_server.session_audio import AudioToCome
 from engine_server.types import Audio, Conditioning, Latent, PreparedSource
 
 if TYPE_CHECKING:
@@ -133,6 +134,10 @@ class StreamHandle:
     def decode(self, latent: Latent, *, t_start: float = 0.0, cyclic: bool = False) -> Audio:
         """The session's decode: its `vae_window` from `t_start` seconds of the latent on, or all of it."""
         return self._session.decode(latent, t_start=t_start, cyclic=cyclic)
+
+    def begin_decode(self, latent: Latent, *, t_start: float = 0.0, cyclic: bool = False) -> AudioToCome:
+        """`decode` without waiting for a GPU, which decodes beside the next ticks: see `SessionAudio.begin_decode`."""
+        return self._session.begin_decode(latent, t_start=t_start, cyclic=cyclic)
 
     def stats(self) -> PipelineStats:
         """How the stream stands."""

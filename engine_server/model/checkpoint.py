@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from transformers import AutoTokenizer, Qwen3Model
 
 from engine_server.diffusion.decoder import Decoder
 from engine_server.diffusion.schedule import MAX_STEPS
+from engine_server.model.aside import Aside
 from engine_server.model.backends import choose_backend, make_decoder
 from engine_server.model.codec import Codec, load_codec
 from engine_server.model.conditioning import Condition, Conditioner
@@ -105,6 +107,11 @@ class Checkpoint:
     """The codec's latent of digital silence, `[C]`."""
     engines: OpenEngines | None
     """Its TensorRT engines, if its decoder is one."""
+
+    @cached_property
+    def aside(self) -> Aside:
+        """Where finished latents are decoded, beside what is computed next."""
+        return Aside(self.placement.device)
 
     def condition(self, prompt: str, **details: Any) -> Condition:
         """The encoded and padded prompt, `[1, L, E]`, with details as for `Conditioner.encode`; recent ones are remembered."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from engine_server.serve.inbox import Inbox
 from engine_server.serve.memory import give_back
 from engine_server.serve.report import SERVER
-from engine_server.tracks.engine import AnyTrack, Engine
+from engine_server.tracks.any_track import AnyTrack
+from engine_server.tracks.engine import Engine
 from engine_server.tracks.lanes import lane_costs
 from engine_server.tracks.loop_track import LoopTrack
 from engine_server.tracks.stats import TrackStats

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.windows import SLIDING_CROSSFADE, Span, fade, fade_between
-from engine_server.tracks.decode import decode_audio
+from engine_server.tracks.decode import Decoding, begin_decode
 from engine_server.tracks.geometry import WindowGeometry
-from shared_protocol.codec import Floats
 
 DECODE_FRAMES = 25
 """Frames of the grid on which a clip is decoded: a second, so that what is heard soon is ready soon."""
@@ -88,14 +87,14 @@ class ClipResult:
         stop = self._fades[finished - 1].first if finished else 0
         return self.decode_span(w).stop + self._geometry.output_delay <= stop
 
-    def decode(self, w: int) -> Floats:
-        """Audio `[2, n]` of a decode window at the host's rate. Raises ValueError as `decode_audio` does."""
+    def begin_decode(self, w: int) -> Decoding:
+        """Begin to make the audio `[2, n]` of a decode window, as it is now, at the host's rate."""
         span, delay, silence = self.decode_span(w), self._geometry.output_delay, self._checkpoint.silence
         first, stop = span.first - delay, span.stop + delay
         known = self._latents[max(first, 0) : min(stop, self._frames)]
         before, after = max(-first, 0), max(stop - self._frames, 0)
         latents = torch.cat([silence.expand(before, -1), known, silence.expand(after, -1)])
-        return decode_audio(self._checkpoint, latents, position=self._start + first, rate=self._rate)
+        return begin_decode(self._checkpoint, latents, position=self._start + first, rate=self._rate)
 
     def latents(self) -> Tensor:
         """A copy of all latents `[frames, C]`, silence where nothing was made."""

@@ -9,11 +9,13 @@ import torch
 
 from engine_server.diffusion.request import SlotRequest
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.windows import Span
 from engine_server.tracks.clip import Clip
 from engine_server.tracks.clip_result import DECODE_FRAMES, ClipResult
+from engine_server.tracks.decodings import Decodings
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.sound import TrackSound
-from engine_server.tracks.windows import AudioWindow, HopId, Revision
+from engine_server.tracks.windows import AudioWindow, HopId, Revision, WindowPlace
 
 
 class Commit:
@@ -34,6 +36,7 @@ class Commit:
         deliver_from: int,
     ) -> None:
         self.clip = clip
+        self.decodings = Decodings()
         self._track, self._epoch = track, epoch
         self._sound = sound
         self._checkpoint, self._geometry, self._rate = checkpoint, geometry, rate
@@ -46,13 +49,14 @@ class Commit:
 
     def is_done(self) -> bool:
         """Whether all audio has been handed out."""
-        return self.clip.is_encoded and self._next_frame >= self.clip.frames
+        return self._is_begun() and not self.decodings
 
     def move_playhead(self, frame: int) -> None:
         """Nothing is skipped in a commit."""
 
     def tick(self, depth: int) -> None:
-        """A commit takes what slots there are."""
+        """A tick of the engine begins: a commit takes what slots there are."""
+        self.decodings.tick()
 
     def waiting(self) -> HopId | None:
         """The next round to begin: that of the first window which is neither finished nor in flight."""
@@ -100,22 +104,23 @@ class Commit:
 
     def can_decode(self) -> bool:
         """Whether `decode_some` has something to do."""
-        if self._result is None or self.is_done():
+        if self._result is None or self._is_begun():
             return False
         finished = next((k for k, done in enumerate(self._rounds) if done < self._rounds_of(k)), len(self.clip.windows))
         return self._result.is_final(self._next_decode(), finished)
 
     def decode_some(self) -> list[AudioWindow]:
-        """The next window of audio, if nothing will change it any more."""
+        """Begin the next window of audio, if nothing will change it any more; what is ready at once."""
         if not self.can_decode():
             return []
-        result, w = self._made(), self._next_decode()
-        span, first = result.decode_span(w), self._next_frame
-        audio = result.decode(w)
-        size = audio.shape[1] // len(span)
+        result, w, start = self._made(), self._next_decode(), self.clip.start
+        span = result.decode_span(w)
+        place = WindowPlace(
+            self._track, self._epoch, Span(start + span.first, start + span.stop), start + self._next_frame
+        )
+        self.decodings.begin(place, result.begin_decode(w))
         self._next_frame = span.stop
-        heard = audio[:, (first - span.first) * size :]
-        return [AudioWindow(self._track, self._epoch, self.clip.start + first, span.stop - first, heard)]
+        return self.decodings.take()
 
     def latents(self) -> torch.Tensor:
         """The latents `[frames, C]` of the whole clip, as far as they are made."""
@@ -123,6 +128,10 @@ class Commit:
 
     def _rounds_of(self, k: int) -> int:
         return self._sound.config.feedback_rounds if self.clip.has_feedback(k) else 1
+
+    def _is_begun(self) -> bool:
+        """Whether nothing is left to be decoded."""
+        return self.clip.is_encoded and self._next_frame >= self.clip.frames
 
     def _next_decode(self) -> int:
         return self._next_frame // DECODE_FRAMES

@@ -5,28 +5,24 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
-from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH, Completion, Ring
+from engine_server.model.aside import Lead
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.memory import memory_full
-from engine_server.tracks.epoch_book import EpochBook
-from engine_server.tracks.geometry import WindowGeometry
+from engine_server.tracks.any_track import AnyTrack
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.tracks.rhythm import Rhythm
 from engine_server.tracks.rings import Rings, hops_in
 from engine_server.tracks.scheduler import Precedence, Queue, Scheduler, Waiting
-from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stats import TrackStats
 from engine_server.tracks.windows import AudioWindow, HopId, Rank, Revision, RingKey
-from shared_protocol.codec import Floats
 
 DEFAULT_DEPTH = DEFAULT_BATCH
 """Slots of a ring: as many as a forward has rows."""
@@ -35,41 +31,6 @@ WORK_AT_ONCE = 4
 STEP_SMOOTHING = 0.2
 BACKEND_BYTES = 64
 """What `welcome` takes: some GPUs have longer names."""
-
-
-class AnyTrack(Protocol):
-    """What the engine asks of a track. `Track` and `LoopTrack` say more of each."""
-
-    id: str
-    sound: TrackSound
-    geometry: WindowGeometry
-    book: EpochBook
-    skipped: int
-    clip_limit: int
-    acted_lanes: tuple[str, ...]
-
-    @property
-    def held_bytes(self) -> int: ...
-
-    def begin(self, epoch: int, *, kind: str, start: int, feed_from: int, deliver_from: int, offline: bool) -> None: ...
-    def feed(self, epoch: int, frame: int, audio: Floats, lanes: Floats, *, came_at: float | None = None) -> None: ...
-    def finish(self, epoch: int, frame: int) -> None: ...
-    def skip(self, epoch: int, wanted: int) -> None: ...
-    def edit(self, epoch: int, edits: Floats) -> None: ...
-    def drop(self, epoch: int) -> None: ...
-    def waiting(self) -> list[HopId]: ...
-    def is_due(self, hop: HopId) -> bool: ...
-    def rank(self, hop: HopId) -> Rank: ...
-    def deadline(self, hop: HopId) -> float: ...
-    def wants(self, hop: HopId) -> bool: ...
-    def ring_key(self, hop: HopId) -> RingKey: ...
-    def frame_of(self, hop: HopId) -> int: ...
-    def tick(self, depth: int, now: float) -> None: ...
-    def take(self, hop: HopId) -> SlotRequest: ...
-    def revisions(self) -> Iterable[tuple[HopId, Revision]]: ...
-    def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]: ...
-    def open_epochs(self) -> list[int]: ...
-    def work(self, epoch: int) -> list[AudioWindow]: ...
 
 
 @dataclass(frozen=True)
@@ -115,6 +76,9 @@ class Engine:
         self._clips, self._references = Queue(), Queue()
         self._flights: dict[HopId, Waiting] = {}
         """Everything in flight, with its rank and deadline."""
+        self._landed: dict[HopId, float] = {}
+        """The deadlines of those whose latents are finished, and whose audio is being made."""
+        self._lead = Lead(checkpoint.placement.device)
         self._queues: dict[RingKey, list[Waiting]] = {}
         """What waits for a slot after the last admissions."""
         self._ticks = Rhythm()
@@ -158,18 +122,18 @@ class Engine:
             self.left += replace(self._stats_of(track_id), skipped=track.skipped)
         self._generations.pop(track_id, None)
         self._stats.pop(track_id, None)
-        self._cancel(lambda hop: hop.track == track_id)
+        self._forget(lambda hop: hop.track == track_id)
 
     def drop(self, track_id: str, epoch: int) -> None:
         """Forget an epoch of a track and everything in flight for it."""
         if track_id in self.tracks:
             self.tracks[track_id].drop(epoch)
-        self._cancel(lambda hop: hop.track == track_id and hop.epoch == epoch)
+        self._forget(lambda hop: hop.track == track_id and hop.epoch == epoch)
 
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return bool(self._flights) or any(
-            track.sound.references.is_encoding() or track.open_epochs() or track.waiting()
+            track.sound.references.is_encoding() or track.open_epochs() or track.waiting() or track.decoding()
             for track in self.tracks.values()
         )
 
@@ -191,6 +155,7 @@ class Engine:
     def step(self) -> StepResult:
         """Fill free slots in the scheduler's order, tick every busy ring once, decode what has become ready.
 
+        On a GPU the audio that a step begins is made beside the ticks of the next one, which hands it out.
         What cannot be prepared, computed or decoded fails alone: its epoch is dropped and reported. Other rings, and work on
         clips and references, stand still while a live stream is about to be late.
         """
@@ -211,6 +176,9 @@ class Engine:
             self._ticks.beat(self._clock())
         if not is_urgent:
             self._work(result)
+        if has_ticked:
+            self._lead.keep()
+        self._collect(result)
         self._rings.forget_idle()
         self._measure(self._clock() - began)
         return result
@@ -279,10 +247,28 @@ class Engine:
             return  # an earlier one of this tick failed, and its epoch was dropped
         self._generations.setdefault(hop.track, Rhythm()).beat(self._clock())
         self._guard(hop, result, partial(self._complete, hop, completion.latent, result))
-        self._stats[hop.track] = self._stats_of(hop.track).finished(self._clock() - flight.deadline)
+        self._landed[hop] = flight.deadline
+        self._settle_landed()
 
     def _complete(self, hop: HopId, latent: torch.Tensor, result: StepResult) -> None:
         result.windows += self.tracks[hop.track].complete(hop, latent)
+
+    def _collect(self, result: StepResult) -> None:
+        """Hand out the audio that was begun in the step before: it was made beside the ticks that this one has launched."""
+        for track in list(self.tracks.values()):
+            for epoch in track.decoding():
+                self._guard(HopId(track.id, epoch, 0), result, partial(self._collect_from, track, epoch, result))
+        self._settle_landed()
+
+    def _collect_from(self, track: AnyTrack, epoch: int, result: StepResult) -> None:
+        result.windows += track.collect(epoch)
+
+    def _settle_landed(self) -> None:
+        """Count those whose audio is no longer to come, with how late it was."""
+        for hop, deadline in list(self._landed.items()):
+            if not self.tracks[hop.track].is_decoding(hop):
+                del self._landed[hop]
+                self._stats[hop.track] = self._stats_of(hop.track).finished(self._clock() - deadline)
 
     def _work(self, result: StepResult) -> None:
         """Encode a bit of some references, encode and decode a bit of some clips: those whose turn it is."""
@@ -307,11 +293,11 @@ class Engine:
     def _is_late(self, now: float) -> bool:
         """Whether a live stream would miss its deadline at the present pace."""
         return any(
-            self._flights[hop].is_late(now, (slot.steps - slot.step) * self._step_s)
+            self._flights[hop].is_late(now, (slot.steps - slot.step + self._lead.ticks) * self._step_s)
             for _, ring in self._rings.busy()
             for hop, slot in hops_in(ring)
         ) or any(
-            each.is_late(now, self.tracks[each.hop.track].sound.steps * self._step_s)
+            each.is_late(now, (self.tracks[each.hop.track].sound.steps + self._lead.ticks) * self._step_s)
             for queue in self._queues.values()
             for each in queue
         )
@@ -331,6 +317,10 @@ class Engine:
     def _is_wanted(self, hop: HopId) -> bool:
         track = self.tracks.get(hop.track)
         return track is not None and track.wants(hop)
+
+    def _forget(self, concerns: Callable[[HopId], bool]) -> None:
+        self._cancel(concerns)
+        self._landed = {hop: deadline for hop, deadline in self._landed.items() if not concerns(hop)}
 
     def _cancel(self, concerns: Callable[[HopId], bool]) -> None:
         for hop in [hop for hop in self._flights if concerns(hop)]:

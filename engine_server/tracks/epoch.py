@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from engine_server.tracks.decodings import Decodings
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
@@ -20,6 +21,7 @@ class Epoch:
         self.timeline = timeline
         self.stitcher = stitcher
         self.offline = offline
+        self.decodings = Decodings()
         self.heard_to = timeline.expected
         self.heard_at = NEVER
         """How far the host's input goes, and when it came to go as far."""
@@ -57,4 +59,5 @@ class Epoch:
 
     def is_done(self) -> bool:
         """Whether the input has ended and all its audio has been handed out."""
-        return self.timeline.end is not None and self.next_audio_frame >= self.timeline.end
+        end = self.timeline.end
+        return end is not None and self.next_audio_frame >= end and not self.decodings

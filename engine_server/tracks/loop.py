@@ -14,11 +14,13 @@ from torch import Tensor
 from engine_server.diffusion.intake import Pacer
 from engine_server.diffusion.request import SlotRequest
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.windows import Span
 from engine_server.tracks.clip import Clip
 from engine_server.tracks.clip_result import DECODE_FRAMES, ClipResult
+from engine_server.tracks.decodings import Decodings
 from engine_server.tracks.geometry import WindowGeometry
 from engine_server.tracks.sound import TrackSound
-from engine_server.tracks.windows import AudioWindow, HopId, Revision
+from engine_server.tracks.windows import AudioWindow, HopId, Revision, WindowPlace
 
 Version = tuple[int, int]
 UNHEARD_TAKES = 16
@@ -51,6 +53,7 @@ class Loop:
         rate: int,
     ) -> None:
         self.clip = clip
+        self.decodings = Decodings()
         self._track, self._epoch = track, epoch
         self._sound = sound
         self._checkpoint, self._geometry, self._rate = checkpoint, geometry, rate
@@ -82,6 +85,7 @@ class Loop:
     def tick(self, depth: int) -> None:
         """A tick of the engine begins: takes are `ceil(steps / depth)` ticks apart."""
         self._pacer.tick(depth, self._sound.steps)
+        self.decodings.tick()
 
     def waiting(self) -> HopId | None:
         """The take to begin next, whether or not its time has come; None while the loop rests."""
@@ -142,14 +146,18 @@ class Loop:
         return self._next_decode() is not None
 
     def decode_some(self) -> list[AudioWindow]:
-        """The next window from the playhead on that the client does not have in its newest take."""
+        """Begin the next window from the playhead on that the client does not have in its newest take; what is ready at once."""
         w = self._next_decode()
         if w is None:
             return []
-        result = self._shown()
-        span, take = result.decode_span(w), int(self._newest[w])
+        result, start, take = self._shown(), self.clip.start, int(self._newest[w])
+        span = result.decode_span(w)
+        place = WindowPlace(
+            self._track, self._epoch, Span(start + span.first, start + span.stop), start + span.first, take
+        )
+        self.decodings.begin(place, result.begin_decode(w))
         self._sent[w] = take
-        return [AudioWindow(self._track, self._epoch, self.clip.start + span.first, len(span), result.decode(w), take)]
+        return self.decodings.take()
 
     def _version(self) -> Version:
         return self.clip.table.revision, self._sound.version

@@ -172,14 +172,31 @@ class LoopTrack:
         return [epoch for epoch, run in self._runs.items() if run.clip.can_encode() or run.can_decode()]
 
     def work(self, epoch: int) -> list[AudioWindow]:
-        """Encode a bit of what has come in for an epoch, and decode one window of what is made."""
+        """Encode a bit of what has come in for an epoch, and begin to decode a window of what is made; what is ready at once."""
         run = self._runs[epoch]
         run.clip.encode_some()
         windows = run.decode_some()
-        if run.is_done():
+        self._close_if_done(epoch)
+        return windows
+
+    def decoding(self) -> list[int]:
+        """Epochs with audio that is being made."""
+        return [epoch for epoch, run in self._runs.items() if run.decodings]
+
+    def is_decoding(self, hop: HopId) -> bool:
+        """A take is finished when its latents are: `work` decodes as much of it as is wanted."""
+        return False
+
+    def collect(self, epoch: int) -> list[AudioWindow]:
+        """The windows of an epoch that were begun before this step; waits for them. Raises ValueError as `Decoding.result`."""
+        windows = self._runs[epoch].decodings.take(waits=True)
+        self._close_if_done(epoch)
+        return windows
+
+    def _close_if_done(self, epoch: int) -> None:
+        if self._runs[epoch].is_done():
             del self._runs[epoch]
             self.book.finish(epoch)
-        return windows
 
     def _run(self, epoch: int) -> Loop | Commit:
         if epoch not in self._runs:

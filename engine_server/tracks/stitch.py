@@ -9,9 +9,8 @@ from torch import Tensor
 from engine_server.diffusion.upload import upload
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.windows import Span
-from engine_server.tracks.decode import decode_audio
+from engine_server.tracks.decode import Decoding, begin_decode
 from engine_server.tracks.geometry import WindowGeometry
-from shared_protocol.codec import Floats
 
 
 class Stitcher:
@@ -40,10 +39,10 @@ class Stitcher:
         first = max(self._first_hop, self._geometry.first_hop_for_audio(k))
         return all(hop in self._hops for hop in range(first, k + 1))
 
-    def decode(self, k: int) -> Floats:
-        """Audio `[2, hop frames]` of `audio_span(k)` at the host's rate. Raises ValueError as `decode_audio` does."""
+    def begin_decode(self, k: int) -> Decoding:
+        """Begin to make the audio `[2, hop frames]` of `audio_span(k)` at the host's rate."""
         span = self._geometry.latent_span(k)
-        return decode_audio(self._checkpoint, self._latents(span), position=span.first, rate=self._rate)
+        return begin_decode(self._checkpoint, self._latents(span), position=span.first, rate=self._rate)
 
     def forget_before(self, k: int) -> None:
         """Free the hops that no audio from hop k on needs."""

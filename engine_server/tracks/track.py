@@ -22,7 +22,7 @@ from engine_server.tracks.resample import margin
 from engine_server.tracks.sound import TrackSound
 from engine_server.tracks.stitch import Stitcher
 from engine_server.tracks.timeline import Timeline
-from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, Revision, RingKey
+from engine_server.tracks.windows import NEVER, AudioWindow, HopId, Rank, Revision, RingKey, WindowPlace
 from shared_protocol.codec import Floats
 from shared_protocol.errors import DemonError
 from shared_protocol.messages import Config
@@ -201,6 +201,7 @@ class Track:
         """A step of the engine begins; `now` is in seconds and never falls."""
         for run in self._epochs.values():
             run.hear(now)
+            run.decodings.tick()
 
     def revisions(self) -> Iterator[tuple[HopId, Revision]]:
         """A hop's lanes ride with it: nothing changes in flight."""
@@ -257,23 +258,34 @@ class Track:
         return request
 
     def complete(self, hop: HopId, latent: torch.Tensor) -> list[AudioWindow]:
-        """Take a finished hop `[T, C]`; the windows that it makes ready, in order."""
+        """Take a finished hop `[T, C]` and begin to decode what it makes possible; the windows that are ready at once."""
         run = self._epochs.get(hop.epoch)
         if run is None:
             return []
         run.stitcher.add(hop.hop, latent)
-        windows = []
         while run.stitcher.can_decode(run.next_audio_hop):
-            audio = run.stitcher.decode(run.next_audio_hop)
             span = self.geometry.audio_span(run.next_audio_hop)
-            skip = run.next_audio_frame - span.first
-            size = audio.shape[1] // len(span)
-            windows.append(
-                AudioWindow(self.id, hop.epoch, run.next_audio_frame, len(span) - skip, audio[:, skip * size :])
-            )
+            place = WindowPlace(self.id, hop.epoch, span, run.next_audio_frame)
+            run.decodings.begin(place, run.stitcher.begin_decode(run.next_audio_hop), hop=hop.hop)
             run.next_audio_frame = span.stop
             run.next_audio_hop += 1
             run.stitcher.forget_before(run.next_audio_hop)
+        windows = run.decodings.take()
+        self._close_finished()
+        return windows
+
+    def decoding(self) -> list[int]:
+        """Epochs with audio that is being made."""
+        return [epoch for epoch, run in self._epochs.items() if run.decodings]
+
+    def is_decoding(self, hop: HopId) -> bool:
+        """Whether audio that a finished hop has made possible is still to come."""
+        run = self._epochs.get(hop.epoch)
+        return run is not None and run.decodings.concern(hop.hop)
+
+    def collect(self, epoch: int) -> list[AudioWindow]:
+        """The windows of an epoch that were begun before this step; waits for them. Raises ValueError as `Decoding.result`."""
+        windows = self._epochs[epoch].decodings.take(waits=True)
         self._close_finished()
         return windows
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from engine_server.model.windows import Span
 from shared_protocol.codec import Floats
 
 NEVER = float("inf")
@@ -48,3 +49,20 @@ class AudioWindow:
     count: int
     audio: Floats
     take: int = 0
+
+
+@dataclass(frozen=True)
+class WindowPlace:
+    """Where audio that is being made belongs. span: the frames of the timeline that are decoded; first: the first one wanted."""
+
+    track: str
+    epoch: int
+    span: Span
+    first: int
+    take: int = 0
+
+    def window(self, audio: Floats) -> AudioWindow:
+        """The window, of the whole span's audio `[2, n]`."""
+        size, skipped = audio.shape[1] // len(self.span), self.first - self.span.first
+        heard = audio[:, skipped * size :]
+        return AudioWindow(self.track, self.epoch, self.first, len(self.span) - skipped, heard, self.take)

@@ -3,7 +3,8 @@
 
 Every operation on them is computed by the CPU, so that results have values, and a GPU's rules are kept: what mixes them with
 tensors of the host raises (a host tensor without dimensions is a number, which CUDA takes), and so does an index on the host,
-which CUDA would take at the price of a wait. What a GPU's own kernels give, and how fast, is not shown by this.
+which CUDA would take at the price of a wait. What streams may rely on of each other is checked (`device_streams`). What a GPU's
+own kernels give, and how fast, is not shown by this.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from device_streams import Block, Event, Stream, Streams
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,7 +42,7 @@ class OnGpu(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, hidden: torch.Tensor) -> OnGpu:
+    def __new__(cls, hidden: torch.Tensor, block: Block) -> OnGpu:
         return torch.Tensor._make_wrapper_subclass(
             cls,
             hidden.size(),
@@ -50,8 +52,13 @@ class OnGpu(torch.Tensor):
             device="meta",
         )
 
-    def __init__(self, hidden: torch.Tensor) -> None:
+    def __init__(self, hidden: torch.Tensor, block: Block) -> None:
         self.hidden = hidden
+        self.block = block
+
+    def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
+        """Its memory is no one else's before the stream has done what it was given so far."""
+        self.block.keep_for(stream)
 
     def __repr__(self, **_: Any) -> str:
         return f"OnGpu({tuple(self.shape)}, {self.dtype})"
@@ -72,11 +79,14 @@ class Gpu(TorchDispatchMode):
         """Operations that gave the host a number or a flag."""
         self.slow_uploads: list[tuple[int, ...]] = []
         """Shapes of what came from the host while it waited: not through pinned memory, or not asked for without waiting."""
+        self.late_downloads: list[tuple[int, ...]] = []
+        """Shapes of what was copied to pinned memory without waiting."""
+        self.streams = Streams()
 
     @property
     def waits(self) -> int:
         """How often the host had to wait so far."""
-        return len(self.downloads) + len(self.reads) + len(self.slow_uploads)
+        return len(self.downloads) + len(self.reads) + len(self.slow_uploads) + len(self.streams.waits)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, packet = kwargs or {}, func.overloadpacket
@@ -93,13 +103,15 @@ class Gpu(TorchDispatchMode):
                 is_async = kwargs.get("non_blocking", False)
                 self._note_upload(args[0], is_async=is_async)
                 if is_async and _is_pinned(args[0]) and kwargs.get("dtype") in (None, args[0].dtype):
-                    return shown(args[0].detach())  # what is written to it from now on may be what is copied
-            return shown(func(*args, **{**kwargs, "device": "cpu"}))
+                    return self.computed(args[0].detach(), [])  # what is written to it from now on may be what is copied
+            return self.computed(func(*args, **{**kwargs, "device": "cpu"}), [])
+        inputs = [tensor for tensor in tensors if isinstance(tensor, OnGpu)]
         if packet is aten._to_copy and wanted == "cpu":
-            self.downloads.append(tuple(args[0].shape))
+            self._download(args[0])
             return func(*hidden(args), **kwargs)
         if packet in READS:
             self.reads.append(packet.__name__)
+            self._finish([tensor.block for tensor in inputs])
             return func(*hidden(args), **hidden(kwargs))
         if strangers := [tensor for tensor in host if tensor.ndim or packet in (aten.index, aten.index_put_)]:
             raise RuntimeError(f"{func} mixes the GPU's with the host's {[tuple(one.shape) for one in strangers]}")
@@ -108,13 +120,46 @@ class Gpu(TorchDispatchMode):
         result = func(*hidden(args), **hidden(kwargs))
         if wanted == "cpu":
             return result
-        return _written(func, args, kwargs) if func._schema.is_mutable else shown(result)
+        if not func._schema.is_mutable:
+            return self.computed(result, inputs)
+        written = _written(func, args, kwargs)
+        self.streams.launch(
+            [one.block for one in inputs], [one.block for one in tree_leaves(written) if isinstance(one, OnGpu)]
+        )
+        return written
+
+    def computed(self, result: Any, inputs: list[OnGpu]) -> Any:
+        """With tensors of the GPU in the place of values: views of the inputs, or what is launched to be computed from them."""
+        own = {one.hidden.untyped_storage().data_ptr(): one.block for one in inputs}
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        blocks = {id(one): own.get(one.untyped_storage().data_ptr()) or Block(self.streams) for one in made}
+        fresh = [block for block in blocks.values() if block not in own.values()]
+        if fresh:
+            self.streams.launch([one.block for one in inputs], fresh)
+        return tree_map_only(torch.Tensor, lambda one: OnGpu(one, blocks[id(one)]), result)
+
+    def _finish(self, reads: list[Block]) -> None:
+        """The host waits for the current stream to read."""
+        self.streams.launch(reads, [])
+        self.streams.learn(self.streams.current.known)
+
+    def _download(self, source: OnGpu) -> None:
+        self.downloads.append(tuple(source.shape))
+        self._finish([source.block])
 
     def _copy(self, func: Any, target: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
-        if isinstance(target, OnGpu) and not isinstance(source, OnGpu):
-            self._note_upload(source, is_async=non_blocking)
-        elif isinstance(source, OnGpu) and not isinstance(target, OnGpu):
-            self.downloads.append(tuple(source.shape))
+        is_there, comes_from_there = isinstance(target, OnGpu), isinstance(source, OnGpu)
+        if comes_from_there and not is_there:
+            if non_blocking and getattr(target, "is_pinned_here", False):
+                self.late_downloads.append(tuple(source.shape))
+                self.streams.launch([source.block], [])
+                self.streams.deliver_late(target, source.hidden.to(target.dtype, copy=True))
+                return target
+            self._download(source)
+        elif is_there:
+            if not comes_from_there:
+                self._note_upload(source, is_async=non_blocking)
+            self.streams.launch([source.block] if comes_from_there else [], [target.block])
         func(*hidden((target, source)))
         return target
 
@@ -127,6 +172,10 @@ class Gpu(TorchDispatchMode):
 
 class _Functions(TorchFunctionMode):
     """What torch decides by the device before it becomes an operation."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        super().__init__()
+        self._gpu = gpu
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -142,7 +191,7 @@ class _Functions(TorchFunctionMode):
             inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
             if any(isinstance(one, OnGpu) for one in inputs):
                 assert all(isinstance(one, OnGpu) for one in inputs)
-                return shown(func(*hidden(args), **hidden(kwargs)))
+                return self._gpu.computed(func(*hidden(args), **hidden(kwargs)), inputs)
         return func(*args, **kwargs)
 
 
@@ -155,8 +204,15 @@ def simulated_gpu(monkeypatch: Any) -> Iterator[Gpu]:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: NAME)
     for name in ("allow_tf32", "deterministic"):  # put back in the end
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
-    with _Functions(), Gpu() as gpu:
+    gpu = Gpu()
+    streams = gpu.streams
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(streams))
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: Event(streams))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: streams.current)
+    monkeypatch.setattr(torch.cuda, "stream", streams.turn)
+    with _Functions(gpu), gpu:
         yield gpu
+    assert not streams.hazards, streams.hazards
 
 
 def take_the_kernels_of_a_gpu(monkeypatch: Any) -> None:
@@ -194,11 +250,6 @@ def _is_pinned(tensor: torch.Tensor) -> bool:
 def hidden(tree: Any) -> Any:
     """With the values in the place of the GPU's tensors."""
     return tree_map_only(OnGpu, lambda tensor: tensor.hidden, tree)
-
-
-def shown(tree: Any) -> Any:
-    """With tensors of the GPU in the place of values."""
-    return tree_map_only(torch.Tensor, OnGpu, tree)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Any:

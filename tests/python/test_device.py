@@ -13,6 +13,7 @@ from track_rig import RATE, audio_of, edits, feed_clip, finish, loop_track, musi
 from engine_server.diffusion.ring import Ring
 from engine_server.diffusion.upload import upload
 from engine_server.doctor.model import check_rows
+from engine_server.model.aside import Arriving, Aside
 from engine_server.model.checkpoint import load_checkpoint
 from engine_server.session import Session
 from engine_server.tracks.curves import build_table
@@ -82,15 +83,19 @@ class Bench:
     def __init__(self, monkeypatch, folder):
         self._monkeypatch, self._folder = monkeypatch, str(folder)
         self.gpu = None
+        self.log = []
+        """Of the work on the simulated GPU: `tick`, `begin` (of a decode), `wait` (for its audio)."""
 
-    def compare(self, work, load=load_checkpoint):
+    def compare(self, work, load=load_checkpoint, *, is_fast=False):
         """`work(load(folder))` in both places: equal arrays; the bench then has the simulated GPU's account of it."""
         take_the_kernels_of_a_gpu(self._monkeypatch)
         expected = work(load(self._folder, device="cpu"))
         with simulated_gpu(self._monkeypatch) as self.gpu:
             loaded = load(self._folder, device="cuda", dtype="float32")
             self.gpu.downloads.clear()
+            self.gpu.streams.is_fast = is_fast
             self.forbid_waits_in_ticks()
+            self.keep_log()
             got = work(loaded)
         assert np.isfinite(expected).all()
         assert np.array_equal(got, expected)
@@ -111,6 +116,17 @@ class Bench:
 
         self._monkeypatch.setattr(Ring, "compute", unwaiting(compute))
         self._monkeypatch.setattr(Ring, "take", unwaiting(take))
+
+    def keep_log(self):
+        for owner, name, word in ((Ring, "compute", "tick"), (Aside, "run", "begin"), (Arriving, "wait", "wait")):
+            self._monkeypatch.setattr(owner, name, self._logged(getattr(owner, name), word))
+
+    def _logged(self, method, word):
+        def run(*arguments):
+            self.log.append(word)
+            return method(*arguments)
+
+        return run
 
 
 @pytest.fixture
@@ -133,7 +149,9 @@ def all_lanes(lanes, frames=FRAMES):
     return curves | gains | {lane: value for lane, value in quiet.items() if lane in lanes}
 
 
-def test_a_bounce(bench):
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_a_bounce(bench, is_fast):
+    """Audio is the only thing that leaves the GPU, and it does so beside the tick after the one that has made it possible."""
     windows = []
 
     def work(checkpoint):
@@ -148,9 +166,13 @@ def test_a_bounce(bench):
             on_window=lambda *_: windows.append(1),
         )
 
-    bench.compare(work)
-    assert len(bench.gpu.downloads) == len(windows) > 1
-    assert {len(shape) for shape in bench.gpu.downloads} == {2}  # audio, and nothing else
+    bench.compare(work, is_fast=is_fast)
+    assert not bench.gpu.downloads
+    assert len(bench.gpu.late_downloads) == len(windows) > 1
+    assert {len(shape) for shape in bench.gpu.late_downloads} == {2}  # audio, and nothing else
+    begun, waited = ([place for place, what in enumerate(bench.log) if what == word] for word in ("begin", "wait"))
+    ticks_between = [bench.log[a:b].count("tick") for a, b in zip(begun, waited, strict=True)]
+    assert set(ticks_between[:-1]) == {0 if is_fast else 1}
 
 
 @pytest.mark.parametrize("solver", ["ode", "sde"])
