@@ -178,15 +178,15 @@ class ConditionBank:
         """
         if len(selection.output) == 1:
             return take_rows(output, selection.output[0])
-        device = output.device
-        velocities = output[upload(selection.output, device)]
-        weights = self._weight[upload(selection.bank, device)]
-        order = upload(self._order[selection.bank], device)[..., None, None]
+        active = selection.active
+        is_alone = active & (active.sum(0) == 1)
+        tables = np.stack([selection.output, selection.bank, self._order[selection.bank], active, is_alone])
+        outputs, banks, orders, actives, alones = upload(tables, output.device)
+        velocities, weights = output[outputs], self._weight[banks]
         for k, weight in enumerate(shared_weights or ()):
-            weights = torch.where(order == k, weight, weights)
-        is_alone = upload(selection.active.sum(0) == 1, device)[None, :, None, None]
-        is_active = upload(selection.active, device)[..., None, None]
-        weights = torch.where(is_active, torch.where(is_alone, 1.0, weights), 0.0)
+            weights = torch.where(orders[..., None, None] == k, weight, weights)
+        weights = torch.where(alones[..., None, None] > 0, 1.0, weights)
+        weights = torch.where(actives[..., None, None] > 0, weights, 0.0)
         return composite(velocities, weights, fallback=velocities[0])
 
     def _encode(self, states: Tensor, mask: Tensor, adapters: Tensor | None) -> Encoded:
@@ -211,9 +211,19 @@ class ConditionBank:
 
 def take_rows(tensor: Tensor, rows: Ints) -> Tensor:
     """`tensor[rows]`; without a copy when the rows follow one another."""
+    return take_places(tensor, places(rows, tensor.device))
+
+
+def places(rows: Ints, device: torch.device) -> slice | Tensor:
+    """What `take_places` takes rows by, of any number of tensors on a device: indices are uploaded once for all of them."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-        return tensor[int(rows[0]) : int(rows[-1]) + 1]
-    return tensor.index_select(0, upload(rows, tensor.device))
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return upload(rows, device)
+
+
+def take_places(tensor: Tensor, where: slice | Tensor) -> Tensor:
+    """The rows of a tensor at `places`."""
+    return tensor[where] if isinstance(where, slice) else tensor.index_select(0, where)
 
 
 def _grown(tensor: Tensor, rows: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine_server.diffusion.compositing import ConditionBank, Flags, ForwardPlan, take_rows
+from engine_server.diffusion.compositing import ConditionBank, Flags, ForwardPlan, places, take_places
 from engine_server.diffusion.controls import Controls, Snapshot
 from engine_server.diffusion.dcw import DcwPlan, plan_dcw
 from engine_server.diffusion.decoder import Decoder, Encoded
@@ -262,14 +262,14 @@ class Ring:
         rows, slots = (np.concatenate([each, np.repeat(each[:1], padding)]) for each in (plan.rows, plan.slots))
         inputs: list[_Batch] = []
         for first in range(0, len(rows), self._batch):
-            slot = slots[first : first + self._batch]
+            where = places(slots[first : first + self._batch], self._device)
             inputs.append(
                 _Batch(
-                    take_rows(x, slot),
-                    take_rows(now, slot)[:, 0, 0],
-                    take_rows(self._context, slot),
+                    take_places(x, where),
+                    take_places(now, where)[:, 0, 0],
+                    take_places(self._context, where),
                     self._bank.encoded_rows(rows[first : first + self._batch]),
-                    None if self._adapters.table is None else take_rows(self._adapters.table, slot),
+                    None if self._adapters.table is None else take_places(self._adapters.table, where),
                 )
             )
         return inputs

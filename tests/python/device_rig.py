@@ -103,7 +103,9 @@ class Gpu(TorchDispatchMode):
                 is_async = kwargs.get("non_blocking", False)
                 self._note_upload(args[0], is_async=is_async)
                 if is_async and _is_pinned(args[0]) and kwargs.get("dtype") in (None, args[0].dtype):
-                    return self.computed(args[0].detach(), [])  # what is written to it from now on may be what is copied
+                    return self.computed(
+                        args[0].detach(), []
+                    )  # what is written to it from now on may be what is copied
             return self.computed(func(*args, **{**kwargs, "device": "cpu"}), [])
         inputs = [tensor for tensor in tensors if isinstance(tensor, OnGpu)]
         if packet is aten._to_copy and wanted == "cpu":

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,10 @@ from device_rig import GPU, OnGpu, simulated_gpu, take_the_kernels_of_a_gpu
 from tiny_checkpoint import build_tiny_checkpoint
 from track_rig import RATE, audio_of, edits, feed_clip, finish, loop_track, music, stream, take_of, write_lora
 
+from engine_server.diffusion.controls import Controls
+from engine_server.diffusion.dcw_settings import DcwSettings
 from engine_server.diffusion.ring import Ring
+from engine_server.diffusion.rows import RingShape
 from engine_server.diffusion.upload import upload
 from engine_server.doctor.model import check_rows
 from engine_server.model.aside import Arriving, Aside
@@ -26,6 +31,8 @@ from engine_server.types import Audio, NoiseMask
 from shared_protocol import messages
 from shared_protocol.lanes import load_lanes
 from shared_protocol.messages import make_config
+from tests.bench.requests import plain
+from tests.bench.step import CheapDecoder
 
 FRAMES = 60
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: runs the engine on CUDA")
@@ -325,6 +332,21 @@ def test_a_session(bench, tiny, tmp_path):
         return np.stack(heard)
 
     bench.compare(work, Session)
+
+
+@pytest.mark.parametrize(("dcw", "launches"), [(None, 10), (DcwSettings(), 23)])
+def test_what_a_tick_launches_beside_the_forward(monkeypatch, dcw, launches):
+    """The developers' document says so; one of them brings the slots' times."""
+    shape = RingShape(depth=4, frames=FRAMES, channels=64, tokens=8, width=16)
+    with simulated_gpu(monkeypatch) as gpu:
+        ring = Ring(CheapDecoder(), shape, controls=Controls(dcw=dcw, device=GPU), device=GPU)
+        for number in range(4):
+            ring.admit(replace(plain(number, shape), steps=8))
+        ring.tick()
+        stream = gpu.streams.current
+        before = stream.known[stream]
+        ring.tick()
+        assert stream.known[stream] - before == launches
 
 
 def test_rows_are_looked_at_where_they_are_computed(bench):
