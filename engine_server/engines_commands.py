@@ -56,7 +56,8 @@ def build(
     force_onnx: Annotated[bool, typer.Option("--force-onnx", help="Export graphs anew.")] = False,
 ) -> None:
     """Build the engines that are not there or out of date."""
-    from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
+    from engine_server.model.checkpoint import load_checkpoint
+    from engine_server.model.checkpoint_files import ASSETS, EMBEDDED, content_hash
     from engine_server.model.hub import checkpoint_folder
     from engine_server.model.layouts import read_layout
     from trt_engines import builder

@@ -17,6 +17,7 @@ from shared_protocol.errors import DemonError
 from trt_engines.onnx_files import Limits, size_limits
 from trt_engines.parse_network import ParsedNetwork, parse_network
 from trt_engines.profiles import Axes
+from trt_engines.tensorrt_library import TensorRt
 
 
 def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str]) -> int:
@@ -29,9 +30,9 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     TensorRT says, `E_OUTPUT`.
     """
     parsed = parse_network(onnx)
-    trt, builder = parsed.library.module, parsed.builder
+    builder = parsed.builder
     config = builder.create_builder_config()
-    _aim(config, trt, compute_capabilities)
+    _aim(config, parsed.library, compute_capabilities)
     profile = builder.create_optimization_profile()
     _check_limits(axes, size_limits(onnx))
     for name, shapes in _shapes(parsed, axes).items():
@@ -44,18 +45,17 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     return _write(engine, memoryview(plan))
 
 
-def _aim(config: Any, trt: Any, names: Sequence[str]) -> None:
-    known = getattr(trt, "ComputeCapability", None)
-    if known is None:
+def _aim(config: Any, library: TensorRt, names: Sequence[str]) -> None:
+    taken = library.builds_for
+    if not taken:
         raise DemonError(
             "E_BACKEND",
             "this TensorRT builds for the GPU that it runs on only; install tensorrt-rtx to build ahead of time",
         )
-    values = dict(known.__members__)
-    taken = sorted(name for name in values if name.startswith("SM"))
     if not names or any(name not in taken for name in names):
         given = ", ".join(names) or "empty"
         raise DemonError("E_FIELD", f"compute_capabilities is {given}; this TensorRT builds for {', '.join(taken)}")
+    values = library.module.ComputeCapability.__members__
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(values[name], index)

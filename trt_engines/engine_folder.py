@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from engine_server.folders import data_folder
-from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.checkpoint_files import EMBEDDED
 from shared_protocol.errors import DemonError
 from trt_engines.calibration import SHIPPED, no_calibration, read_calibration
 from trt_engines.engine_kinds import DURATIONS_S, EngineKind, build_command
@@ -99,27 +99,37 @@ class EngineFolder:
             self.calibration, checkpoint=self.checkpoint, checkpoint_hash=self.checkpoint_hash, linears=linears
         ).largest_inputs
 
-    def check(self, kind: EngineKind, machine: Machine) -> Metadata:
-        """The note of an engine that may be loaded here.
+    def look(self, kind: EngineKind, machine: Machine) -> Metadata:
+        """The note of an engine that is there, whole by its length, and for this machine. Reads nothing of the engine itself.
 
         Raises DemonError: `E_ENGINE_NOT_BUILT`, `E_ENGINE_FILE` for one that is damaged, `E_ENGINE_STALE` for one of another
         machine, checkpoint, calibration or shape, each with the command that builds it; `E_CALIBRATION` as `calibration_hash`.
         """
         if not self.has(kind):
             raise DemonError("E_ENGINE_NOT_BUILT", f"there is no {kind.name} yet; run: {self.command(kind)}")
-        built = read_metadata(self.note(kind))
+        try:
+            built = read_metadata(self.note(kind))
+        except DemonError as error:
+            raise DemonError(error.code, f"{error.message}. Run: {self.command(kind)} --force-rebuild") from error
         if why := self.differences(built, kind, machine):
             raise DemonError("E_ENGINE_STALE", f"{kind.name}: {'; '.join(why)}. Run: {self.command(kind)}")
         engine = self.engine(kind)
-        if (
-            not engine.is_file()
-            or engine.stat().st_size != built.engine_bytes
-            or file_hash(engine) != built.engine_hash
-        ):
-            raise DemonError(
-                "E_ENGINE_FILE", f"{engine} is not what was built; run: {self.command(kind)} --force-rebuild"
-            )
+        if not engine.is_file() or engine.stat().st_size != built.engine_bytes:
+            raise self._not_what_was_built(kind)
         return built
+
+    def check(self, kind: EngineKind, machine: Machine) -> Metadata:
+        """As `look`, with every byte of the engine as it was built."""
+        built = self.look(kind, machine)
+        if file_hash(self.engine(kind)) != built.engine_hash:
+            raise self._not_what_was_built(kind)
+        return built
+
+    def _not_what_was_built(self, kind: EngineKind) -> DemonError:
+        return DemonError(
+            "E_ENGINE_FILE",
+            f"{self.engine(kind)} is not what was built; run: {self.command(kind)} --force-rebuild",
+        )
 
     def differences(self, built: Metadata, kind: EngineKind, machine: Machine) -> list[str]:
         """In words, why a built engine is not one of this kind for a machine; empty if it is. Raises as `calibration_hash`."""

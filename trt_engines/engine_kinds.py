@@ -7,6 +7,7 @@ those of the reference engine: 60, 120 and 240 seconds. Frames are latent frames
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,7 +123,7 @@ def build_command(checkpoint: str, component: Component, seconds: int, precision
     """What builds an engine for up to so many seconds, one of DURATIONS_S, for the GPU that it is run on."""
     which = "--decoder-only" if component == "decoder" else "--vae-only"
     recipe = f" --precision {precision}" if component == "decoder" else ""
-    return f"demon engines build --checkpoint {checkpoint} {which} --duration {seconds}{recipe}"
+    return f"demon engines build --checkpoint {shlex.quote(checkpoint)} {which} --duration {seconds}{recipe}"
 
 
 def _decode(length: str, frames: Span) -> EngineKind:

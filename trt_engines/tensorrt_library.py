@@ -31,6 +31,12 @@ class TensorRt:
     errors: deque[str]
     """What the library called errors, the latest last."""
 
+    @property
+    def builds_for(self) -> list[str]:
+        """Compute capabilities that it builds for without such a GPU, as "SM89"; none if it builds where it runs only."""
+        known = getattr(self.module, "ComputeCapability", None)
+        return [] if known is None else sorted(name for name in known.__members__ if name.startswith("SM"))
+
     def take_errors(self) -> str:
         """The errors since the last call, in one line."""
         said = "; ".join(self.errors)

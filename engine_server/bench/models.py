@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
 
-from engine_server.model.checkpoint import ASSETS, EMBEDDED
+from engine_server.model.checkpoint_files import ASSETS, EMBEDDED
 from engine_server.model.codec import Codec, OobleckCodec, load_codec
 from engine_server.model.placement import Placement
 

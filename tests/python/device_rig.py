@@ -22,6 +22,7 @@ from engine_server.model import dit, dit_block, fourier
 
 NAME = "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"
 """Longer than a `welcome` has room for."""
+CAPABILITY = (8, 9)
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
 READS = (
@@ -52,6 +53,10 @@ class OnGpu(torch.Tensor):
 
     def __init__(self, hidden: torch.Tensor) -> None:
         self.hidden = hidden
+
+    def data_ptr(self) -> int:
+        """Where the values lie: for what reads and writes by address, as engines do."""
+        return self.hidden.data_ptr()
 
     def __repr__(self, **_: Any) -> str:
         return f"OnGpu({tuple(self.shape)}, {self.dtype})"
@@ -147,6 +152,7 @@ def simulated_gpu(monkeypatch: Any) -> Iterator[Gpu]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: NAME)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: CAPABILITY)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)  # put back in the end
     with _Functions(), Gpu() as gpu:
         yield gpu

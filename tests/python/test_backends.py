@@ -8,7 +8,7 @@ import torch
 from diffusers.models import AceStepTransformer1DModel
 
 from engine_server.model.backends import BACKENDS, choose_backend, make_decoder
-from engine_server.model.checkpoint import ASSETS
+from engine_server.model.checkpoint_files import ASSETS
 from engine_server.model.compiled import CompiledVelocity
 from engine_server.model.int8 import Int8Linear, quantize_blocks
 from engine_server.model.lora import AdapterBank

@@ -28,9 +28,9 @@ from engine_server.doctor.model import check_lora_folders, check_model
 from engine_server.doctor.plugin import BUNDLE, check_plugin
 from engine_server.doctor.ports import check_ports, find_holder
 from engine_server.doctor.report import all_checks, examine
-from engine_server.doctor.rows import dependent_rows
 from engine_server.doctor.software import check_environment, check_packages, check_python
 from engine_server.doctor.system import FREE_NEEDED, FREE_WANTED, check_disk, check_limits
+from engine_server.model.row_bits import dependent_rows
 from engine_server.serve import greeting, handles
 from engine_server.serve.credentials import new_client
 from engine_server.serve.gateway import Gateway, Place

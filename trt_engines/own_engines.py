@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder's engines of a checkpoint where `demon engines build` puts them: which of them run the windows of tracks here."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from engine_server.model.layouts import Layout
+from shared_protocol.errors import DemonError
+from trt_engines.engine_file import EngineFile, Wanted
+from trt_engines.engine_folder import EngineFolder, engines_root
+from trt_engines.engine_kinds import DURATIONS_S, EngineKind, decoder_kind
+from trt_engines.metadata import Machine
+from trt_engines.sizes import model_shape
+
+log = logging.getLogger("demon.engine")
+
+
+@dataclass(frozen=True)
+class OwnEngine:
+    """One that could be built of a checkpoint. refusal: why it may not be loaded; None for one that may."""
+
+    kind: EngineKind
+    file: EngineFile | None
+    refusal: DemonError | None
+
+
+def look_at_decoders(layout: Layout, checkpoint: str, checkpoint_hash: str, machine: Machine) -> list[OwnEngine]:
+    """All decoders of the default precision, the shortest first: what is there for a machine. See `EngineFolder.look`.
+
+    Raises DemonError `E_CHECKPOINT_LAYOUT` for a checkpoint that has no engines.
+    """
+    folder = EngineFolder(engines_root(), checkpoint, checkpoint_hash)
+    shape = model_shape(layout)
+    found = []
+    for kind in (decoder_kind(shape, seconds) for seconds in DURATIONS_S):
+        try:
+            note = folder.look(kind, machine)
+        except DemonError as error:
+            found.append(OwnEngine(kind, None, error))
+            continue
+        file = EngineFile(folder.engine(kind), Wanted("decoder", checkpoint, checkpoint_hash), note)
+        found.append(OwnEngine(kind, file, None))
+    return found
+
+
+def own_decoders(
+    layout: Layout, checkpoint: str, checkpoint_hash: str, *, frames: int, machine: Machine
+) -> list[EngineFile]:
+    """Engines that a machine may load and that take windows of so many frames, the shortest first.
+
+    No engine is read, so one whose bytes were changed in place is among them: `load_engine` refuses it. One that is stale or cut
+    short is left out where another will do, and the log says so.
+
+    checkpoint: as the user named it, for commands in messages. Raises DemonError if there is none, with the command that builds
+    it: `E_ENGINE_NOT_BUILT`, or what is wrong with one that was built, as `EngineFolder.look`; `E_FIELD` for windows longer than
+    any engine's.
+    """
+    fitting = [
+        one for one in look_at_decoders(layout, checkpoint, checkpoint_hash, machine) if one.kind.most_frames >= frames
+    ]
+    if not fitting:
+        raise DemonError("E_FIELD", f"windows of {frames} frames are longer than any engine's: use the eager backend")
+    refusals = [one.refusal for one in fitting if one.refusal is not None]
+    wrong = [error for error in refusals if error.code != "E_ENGINE_NOT_BUILT"]
+    found = [one.file for one in fitting if one.file is not None]
+    if not found:
+        raise (wrong or refusals)[0]
+    for error in wrong:
+        log.warning("an engine is left out: %s", error)
+    return found
