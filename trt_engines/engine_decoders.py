@@ -26,8 +26,8 @@ class EngineDecoders:
     def __init__(self, files: Sequence[EngineFile], load: Callable[[EngineFile], EngineDecoder]) -> None:
         """files: at least one, the shortest first. Raises DemonError: what `load` raises, and as `DecoderSizes.of`."""
         self._load = load
-        self._most = [DecoderSizes.of(file).frames.most for file in files]
         self._files = list(files)
+        self._sizes = [DecoderSizes.of(file) for file in files]
         self._loaded = {0: load(files[0])}
 
     @property
@@ -43,8 +43,10 @@ class EngineDecoders:
         self, x: Tensor, t: Tensor, context: Tensor, condition: Encoded, adapters: Tensor | None = None
     ) -> Tensor:
         """See `EngineDecoder`; raises also what loading a longer engine raises. The longest tells of windows that none takes."""
-        number = next((k for k, most in enumerate(self._most) if x.shape[1] <= most), len(self._files) - 1)
+        frames = x.shape[1]
+        number = next((k for k, sizes in enumerate(self._sizes) if frames <= sizes.frames.most), len(self._files) - 1)
         if number not in self._loaded:
+            self._sizes[number].plan(1, frames, 1)  # which raises for a window that is not worth loading it
             log.warning("loading %s while playing waits: no shorter engine takes this window", self._files[number].path)
             self._loaded[number] = self._load(self._files[number])
         return self._loaded[number](x, t, context, condition, adapters)

@@ -27,6 +27,7 @@ from engine_server.model.checkpoint import Checkpoint, load_found, open_engines
 from engine_server.model.checkpoint_files import CheckpointFiles, find_checkpoint
 from engine_server.model.compile_cache import processor_of
 from engine_server.model.layouts import build
+from engine_server.model.lora import AdapterBank
 from engine_server.model.placement import Placement, compute_alike, placement
 from engine_server.model.track_sizes import TrackSizes
 from shared_protocol.errors import DemonError
@@ -198,8 +199,10 @@ def _measure(ground: Ground, *, compiles: bool) -> Record:
 
 
 def _torchs_decoder(ground: Ground, backend: str) -> Decoder:
-    part, place = ground.files.layout.parts["transformer"], ground.place
-    return make_decoder(build("transformer", part, device=place.device, dtype=place.dtype), backend=backend)
+    part, place, adapters = ground.files.layout.parts["transformer"], ground.place, AdapterBank()
+    adapters.to(place.device, place.dtype)
+    transformer = build("transformer", part, device=place.device, dtype=place.dtype)
+    return make_decoder(transformer, backend=backend, adapters=adapters)
 
 
 def _key(files: CheckpointFiles, place: Placement, sizes: TrackSizes) -> Key:
@@ -210,7 +213,7 @@ def _key(files: CheckpointFiles, place: Placement, sizes: TrackSizes) -> Key:
         processor=processor_of(place.device),
         threads=torch.get_num_threads() if is_cpu else 0,
         dtype=str(place.dtype).removeprefix("torch."),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         tensorrt="" if is_cpu else _tensorrt(),
         rows=DEFAULT_BATCH,
         frames=sizes.frames,

@@ -144,6 +144,15 @@ def test_a_window_runs_on_the_shortest_engine_that_takes_it(own, tensorrt, tiny_
     assert caught.value.code == "E_FIELD"
 
 
+def test_an_engine_that_would_be_too_short_as_well_is_not_loaded_to_say_so(own, tensorrt, tiny_folder):
+    own.publish(60)
+    own.publish(120)
+    checkpoint = load(tiny_folder)
+    with pytest.raises(DemonError, match=r"--duration 240 --precision mixed"):
+        checkpoint.decoder(torch.zeros(1, 3002, 64), torch.zeros(1), torch.zeros(1, 3002, 128), ())
+    assert tensorrt.loaded == ["decoder_mixed_b8_60s"]
+
+
 def test_a_longer_engine_takes_the_place_of_one_that_is_stale_and_the_log_says_so(own, tensorrt, tiny_folder, caplog):
     own.publish(60, machine=OTHER_GPU)
     own.publish(120)

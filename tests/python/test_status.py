@@ -26,7 +26,7 @@ from engine_server.serve.credentials import new_client, read_credentials
 from engine_server.serve.gateway import Gateway, Place
 from engine_server.serve.keys import KeyPair, KeyStore, make_pair
 from engine_server.serve.limits import QUESTIONS_AT_ONCE
-from engine_server.serve.report import EngineReport, ProcessReport, TrackReport, read_report, write_report
+from engine_server.serve.report import REASON_BYTES, EngineReport, ProcessReport, TrackReport, read_report, write_report
 from engine_server.serve.security import THIS_MACHINE
 from engine_server.serve.server import Server
 from engine_server.serve.warm_up import warm_up
@@ -144,7 +144,7 @@ def test_the_report_of_the_fullest_server_fits_in_a_message():
     process = ProcessReport(2**22, real, real, 2**40, 2**20)
     codes = {f"E_{number:030}": many for number in range(40)}
     report = EngineReport("s" * 64, "c" * 128, "f" * 64, "b" * 64, 16, process, real, real, real, real, 16, many, many, many,
-                          many, 64, 64, 2**31, codes, [track] * MAX_TRACKS)  # fmt: skip
+                          many, 64, 64, 2**31, codes, [track] * MAX_TRACKS, "\x01" * REASON_BYTES)  # fmt: skip
     message = write_report(report)
     assert len(encode(Packet(message))[0]) < 65_536
     assert read_report(message) == report
