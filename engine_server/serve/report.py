@@ -125,8 +125,9 @@ def this_process() -> ProcessReport:
 
 
 def cut(reason: str) -> str:
-    """What a report has room for."""
-    return reason.encode()[:REASON_BYTES].decode(errors="ignore")
+    """What a report has room for: JSON would write six bytes for each character that cannot be printed."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in reason)
+    return printable.encode()[:REASON_BYTES].decode(errors="ignore")
 
 
 def write_report(report: Report) -> m.State:
