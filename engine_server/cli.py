@@ -150,8 +150,12 @@ def serve(
 
         report_progress(80, f"loading {model}")
 
+        settled: str = backend
+
         def load() -> Engine:
-            engine = load_engine(model, depth, loras or [], device=device, backend=backend)
+            nonlocal settled
+            engine = load_engine(model, depth, loras or [], device=device, backend=settled)
+            settled = engine.checkpoint.choice.backend  # bounces in progress go on by it when it is loaded anew
             report_progress(90, "warming up")
             warm_up(engine, report_form)
             return engine
@@ -283,14 +287,14 @@ def terminate_after_stdin() -> None:
 def load_engine(
     model: str, depth: int, loras: Sequence[Path] = (), *, device: str = AUTO, backend: str = "auto"
 ) -> Engine:
-    """Import torch, load the checkpoint and make the engine, saying so meanwhile. device, backend: as for `load_checkpoint`."""
+    """Import torch, load the checkpoint and make the engine, saying so meanwhile. device, backend: as for `load_chosen`."""
     with console.status(f"loading {model}"):
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
-        from engine_server.model.checkpoint import load_checkpoint
+        from engine_server.model.auto_backend import load_chosen
         from engine_server.tracks.engine import Engine
-        from engine_server.tracks.lora_catalogue import user_folder
+        from engine_server.tracks.lora_catalogue import offers_loras, user_folder
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
@@ -298,9 +302,10 @@ def load_engine(
         for folder in loras:
             if not folder.is_dir():
                 raise DemonError("E_LORA_FILE", f"there is no folder {folder}")
-        checkpoint = load_checkpoint(model, device=device, backend=backend)
+        folders = [user_folder(), *loras]
+        checkpoint = load_chosen(model, device=device, backend=backend, offers_loras=offers_loras(model, folders))
         log.info("%s computes on %s (%s)", checkpoint.name, checkpoint.placement.device, checkpoint.placement.processor)
-        engine = Engine(checkpoint, depth=depth, loras=[user_folder(), *loras])
+        engine = Engine(checkpoint, depth=depth, loras=folders)
         ctrl_c.check()
         return engine
 
@@ -331,12 +336,21 @@ def doctor(
     device: Device = AUTO,
     loras: Loras = None,
     quick: Annotated[bool, typer.Option("--quick", help="Load neither checkpoint nor libraries.")] = False,
+    measure_backends: Annotated[
+        bool,
+        typer.Option(
+            "--measure-backends",
+            help="Measure all backends, compiling among them, for a minute or more: --backend auto goes by it from then on.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine and say what to do. Ends with status 1 if anything fails."""
     from engine_server.doctor.report import all_checks, examine
 
-    checks = all_checks(model, endpoint, device=device, loras=loras or (), quick=quick)
+    if quick and measure_backends:
+        raise typer.BadParameter("--quick measures nothing; leave one of the two out")
+    checks = all_checks(model, endpoint, device=device, loras=loras or (), quick=quick, measures=measure_backends)
     if not examine(checks, as_json=as_json):
         raise typer.Exit(EXIT_ERROR)
 

@@ -18,8 +18,11 @@ Device = Annotated[
     str, typer.Option(help="Where to compute: cpu, cuda (the first GPU), cuda:N, or auto: a GPU if there is one.")
 ]
 Backend = Annotated[
-    Literal["auto", "eager", "compile"],
-    typer.Option(help="What runs the decoder; compile takes tens of seconds at every new length, and is faster then."),
+    Literal["auto", "eager", "compile", "tensorrt"],
+    typer.Option(
+        help="What runs the decoder. compile: faster after tens of seconds for every new length. tensorrt: the engines of "
+        "`demon engines build`. auto: the fastest of what was measured here, see `demon doctor`."
+    ),
 ]
 Depth = Annotated[int, typer.Option(min=4, max=16, help="Slots of the ring: generations in flight.")]
 Metrics = Annotated[

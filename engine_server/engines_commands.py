@@ -59,7 +59,8 @@ def build(
     ] = False,
 ) -> None:
     """Build the engines that are not there or out of date."""
-    from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
+    from engine_server.model.checkpoint import load_checkpoint
+    from engine_server.model.checkpoint_files import ASSETS, EMBEDDED, content_hash
     from engine_server.model.hub import checkpoint_folder
     from engine_server.model.layouts import read_layout
     from trt_engines import build_plan, builder

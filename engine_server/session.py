@@ -21,8 +21,10 @@ from engine_server.diffusion.intake import Admission
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
-from engine_server.model.backends import NO_LORAS, choose_backend
-from engine_server.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
+from engine_server.model.auto_backend import load_chosen
+from engine_server.model.backends import AUTO, DEAF_TO_LORAS, EAGER, NO_LORAS
+from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.codec import Codec, with_backend
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import LoraLibrary
@@ -49,8 +51,8 @@ class Session(SessionAudio, SessionLoras):
 
     model: `embedded`, a folder, or `owner/name` of a hub. decoder_backend, vae_backend: auto, eager, compile or tensorrt.
     vae_window: seconds that a stream's decode covers, 0 for all. trt_engines: files of TensorRT engines, or their folders, as
-    `demon engines build` makes them: `decoder` for one backend, `vae_encode` and `vae_decode` for the other. quantization:
-    `int8`, `fp8` or None. device, dtype: see `placement`.
+    `demon engines build` makes them: `decoder` for one backend, by default the checkpoint's own in the engines' folder,
+    `vae_encode` and `vae_decode` for the other. quantization: `int8`, `fp8` or None. device, dtype: see `placement`.
 
     Raises ValueError for options that make no sense together, before anything is loaded; DemonError for what cannot be loaded
     or run here.
@@ -71,7 +73,7 @@ class Session(SessionAudio, SessionLoras):
         dtype: str | None = None,
     ) -> None:
         self.options = SessionOptions(decoder_backend, vae_backend, vae_window, dict(trt_engines or {}), quantization)
-        checkpoint = load_checkpoint(
+        checkpoint = load_chosen(
             model,
             device=device,
             dtype=dtype,
@@ -79,14 +81,14 @@ class Session(SessionAudio, SessionLoras):
             quantization=quantization,
             engine=self.options.trt_engines.get("decoder"),
         )
-        place = checkpoint.placement.device
-        self.backend = choose_backend(decoder_backend, device=place)
+        self.backend = checkpoint.choice
         """The decoder's backend, with the reason in words."""
         log.info("decoder %s", self.backend.reason)
-        codec = self._codec_by(choose_backend(vae_backend, device=place).backend, model, checkpoint)
+        # What another one gains for a codec was never measured.
+        codec = self._codec_by(EAGER if vae_backend == AUTO else vae_backend, model, checkpoint)
         SessionAudio.__init__(self, checkpoint, codec, vae_window)
         library = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
-        SessionLoras.__init__(self, library, refusal=NO_LORAS if self.backend.backend == "tensorrt" else None)
+        SessionLoras.__init__(self, library, refusal=NO_LORAS if self.backend.backend in DEAF_TO_LORAS else None)
 
     def _codec_by(self, backend: str, model: str, checkpoint: Checkpoint) -> Codec:
         """The checkpoint's codec, run by a backend."""

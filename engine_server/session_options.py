@@ -15,7 +15,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
     "decoder_backend": ("decoder",),
     "vae_backend": ("vae_encode", "vae_decode"),
 }
-"""TensorRT engines that each argument's backend needs, by their key in `trt_engines`."""
+"""TensorRT engines that each argument's backend runs, by their key in `trt_engines`."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class SessionOptions:
             if backend not in BACKENDS:
                 raise ValueError(f"{argument} is {backend!r}; one of {', '.join(BACKENDS)} is expected")
             given = [name for name in engines if name in self.trt_engines]
-            if backend == "tensorrt" and len(given) < len(engines):
+            # Of the decoder's those that were built of the checkpoint are found without being named.
+            if backend == "tensorrt" and len(given) < len(engines) and argument != "decoder_backend":
                 missing = ", ".join(f"trt_engines[{name!r}]" for name in engines if name not in given)
                 raise ValueError(f"{argument} is 'tensorrt' without {missing}")
             if backend != "tensorrt" and given:

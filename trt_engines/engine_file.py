@@ -52,14 +52,22 @@ class EngineFile:
         if why := other_machine(self.note, machine):
             raise DemonError("E_ENGINE_STALE", f"{self.path}: {'; '.join(why)}. Run: {self.command()}")
 
+    def check_length(self) -> None:
+        """Raise DemonError `E_ENGINE_FILE` if it is not as long as what was built."""
+        try:
+            length = self.path.stat().st_size
+        except OSError as error:
+            raise self._not_what_was_built(str(error)) from error
+        if length != self.note.engine_bytes:
+            raise self._not_what_was_built(f"it has {length} bytes, and {self.note.engine_bytes} were built")
+
     def read(self) -> bytes:
         """The engine itself, every byte as it was built. Raises DemonError `E_ENGINE_FILE`."""
+        self.check_length()
         try:
             plan = self.path.read_bytes()
         except OSError as error:
             raise self._not_what_was_built(str(error)) from error
-        if len(plan) != self.note.engine_bytes:
-            raise self._not_what_was_built(f"it has {len(plan)} bytes, and {self.note.engine_bytes} were built")
         if hashlib.sha256(plan).hexdigest() != self.note.engine_hash:
             raise self._not_what_was_built("its bytes are others")
         return plan

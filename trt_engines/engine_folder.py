@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine_server.folders import data_folder
-from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.recipe_linears import quantized_linears
 from engine_server.model.recipes import RECIPES, Recipe
 from shared_protocol.errors import DemonError

@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from engine_server.model.checkpoint import content_hash
+from engine_server.model.checkpoint_files import content_hash
 from shared_protocol.errors import DemonError
 
 SHOWN = 4

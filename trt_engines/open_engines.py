@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 from engine_server.model.codec import Codec, OobleckCodec
+from engine_server.model.layouts import Layout
 from shared_protocol.errors import DemonError
 from trt_engines.engine_codec import EngineCodec
 from trt_engines.engine_decoder import EngineDecoder
+from trt_engines.engine_decoders import EngineDecoders
 from trt_engines.engine_file import EngineFile, Wanted, find_engine
 from trt_engines.engine_kinds import Component
 from trt_engines.engine_program import EngineProgram
@@ -22,6 +24,7 @@ from trt_engines.forward_plan import DecoderSizes
 from trt_engines.load_engine import load_engine
 from trt_engines.machine_here import machine_here
 from trt_engines.metadata import Machine
+from trt_engines.own_engines import OwnEngine, look_at_decoders, own_decoders
 from trt_engines.profiles import Span
 from trt_engines.tensorrt_library import load_tensorrt
 
@@ -38,8 +41,19 @@ class OpenEngines:
 
     def decoder(self, path: str | Path) -> EngineDecoder:
         """The decoder of an engine's file. Raises DemonError: see `find_engine`, `machine_here` and `load_engine`."""
-        file = self._find(path, "decoder")
-        return EngineDecoder(self._program(file), DecoderSizes.of(file))
+        return self._decoder(self._find(path, "decoder"))
+
+    def look(self, layout: Layout) -> list[OwnEngine]:
+        """What the user's engines' folder has. Raises DemonError: see `look_at_decoders`, `machine_here`."""
+        return look_at_decoders(layout, self._checkpoint, self._hash, self._machine)
+
+    def own_decoders(self, layout: Layout, *, frames: int) -> list[EngineFile]:
+        """Those of the folder that take such windows. Raises DemonError: see `own_decoders`, `machine_here`."""
+        return own_decoders(layout, self._checkpoint, self._hash, frames=frames, machine=self._machine)
+
+    def own_decoder(self, layout: Layout, *, frames: int) -> EngineDecoders:
+        """The decoder over those of the user's folder. Raises DemonError as `own_decoders` and `decoder`."""
+        return EngineDecoders(self.own_decoders(layout, frames=frames), self._decoder)
 
     def codec(self, codec: Codec, encode: str | Path, decode: str | Path, *, span: int | None) -> EngineCodec:
         """A codec over the engines of two files, of which either both are loaded or none.
@@ -60,6 +74,9 @@ class OpenEngines:
         )
         encoder, decoder = map(self._program, files)
         return EngineCodec(codec, encoder, decoder, encoder_frames=frames, fixed_span=fixed)
+
+    def _decoder(self, file: EngineFile) -> EngineDecoder:
+        return EngineDecoder(self._program(file), DecoderSizes.of(file))
 
     def _find(self, path: str | Path, component: Component) -> EngineFile:
         return find_engine(path, Wanted(component, self._checkpoint, self._hash))

@@ -15,7 +15,7 @@ from diffusers import AutoencoderOobleck
 from diffusers.models import AceStepTransformer1DModel
 from transformers import Qwen3Config, Qwen3Model
 
-from engine_server.model.checkpoint import ASSETS, EMBEDDED
+from engine_server.model.checkpoint_files import ASSETS, EMBEDDED
 from engine_server.model.codec import Codec, OobleckCodec, load_codec
 from engine_server.model.layouts import MODULES, TOKENIZERS
 from engine_server.model.placement import Placement

@@ -21,17 +21,16 @@ def check_model(
     *,
     device: str = AUTO,
     quick: bool,
-    load: Callable[[str], Any] | None = None,
+    load: Callable[[], Any],
 ) -> list[Finding]:
     """The checkpoint loads, rows are independent in it, and the LoRA folders can be read.
 
-    device: where the engine would compute. quick: load nothing, only see that the folders are there. load:
-    `load_checkpoint` unless given.
+    device: where the engine would compute. quick: load nothing, only see that the folders are there. load: gives the checkpoint.
     """
     check_device(device)
     if quick:
         return [_find_model(name), *check_lora_folders(lora_folders)]
-    checkpoint = load(name) if load else _load(name, device)
+    checkpoint = load()
     place = checkpoint.placement
     where = f"{checkpoint.backend} on {place.device}, {place.processor}"
     findings = [ok("checkpoint", f"{checkpoint.name} {checkpoint.content_hash}, {where}")]
@@ -44,20 +43,17 @@ def check_rows(checkpoint: Any) -> Finding:
 
     Runs the checkpoint's own decoder at the size of a window, as the ring does.
     """
-    from engine_server.doctor.rows import dependent_rows
+    from engine_server.model.row_bits import dependent_rows
 
-    geometry = checkpoint.settings.geometry
-    frames = geometry.past + geometry.hop + geometry.lookahead
-    wrong = dependent_rows(checkpoint.decoder, frames=frames, width=checkpoint.condition_width,
-                           tokens=checkpoint.settings.condition_tokens, channels=checkpoint.codec.latent_channels,
-                           device=checkpoint.placement.device)  # fmt: skip
+    sizes = checkpoint.track_sizes
+    wrong = dependent_rows(checkpoint.decoder, sizes, checkpoint.placement.device)
     if wrong:
         return fail(
             "rows",
             f"bits depend on {' and on '.join(wrong)}: the same project will not give the same bits",
             "see the line on rounding above; if it is ok, this processor needs another build of PyTorch",
         )
-    return ok("rows", f"bits depend on neither place nor neighbours ({frames} frames)")
+    return ok("rows", f"bits depend on neither place nor neighbours ({sizes.frames} frames)")
 
 
 def check_lora_folders(folders: Sequence[Path], checkpoint: Any = None) -> list[Finding]:
@@ -99,15 +95,3 @@ def _find_model(name: str) -> Finding:
     if not folder.is_dir():
         return warn("checkpoint", f"{name} is no folder here", "run without --quick to fetch it or hear why not")
     return ok("checkpoint", f"{folder}, not loaded")
-
-
-def _load(name: str, device: str) -> Any:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    from engine_server.model.checkpoint import load_checkpoint
-
-    for library in (diffusers_logging, transformers_logging):
-        library.disable_progress_bar()
-        library.set_verbosity_error()
-    return load_checkpoint(name, device=device)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from rich.console import Console
@@ -20,19 +23,47 @@ from engine_server.doctor.ports import check_ports
 from engine_server.doctor.software import check_environment, check_packages, check_python
 from engine_server.doctor.system import check_disk, check_limits
 from engine_server.folders import data_folder
+from shared_protocol.errors import DemonError
+
+if TYPE_CHECKING:
+    from engine_server.model.auto_backend import Ground
 
 COLOURS = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
 
 
 def all_checks(
-    model: str, endpoint: str, *, device: str = AUTO, loras: Sequence[Path] = (), quick: bool = False
+    model: str,
+    endpoint: str,
+    *,
+    device: str = AUTO,
+    loras: Sequence[Path] = (),
+    quick: bool = False,
+    measures: bool = False,
 ) -> list[tuple[str, Check]]:
-    """Every check with its name, quick ones first. device: of the engine. quick: leave out what takes seconds."""
+    """Every check with its name, quick ones first. device: of the engine. quick: leave out what takes seconds.
+
+    measures: measure all backends, and keep that for `auto`.
+    """
+    folders = [data_folder() / "loras", *loras]
+
+    @functools.cache
+    def ground() -> Ground:
+        from engine_server.doctor.backend import look_at
+
+        return look_at(model, device, folders)
+
+    def backend_check() -> Sequence[Finding]:
+        from engine_server.doctor.backend import check_backend, check_tensorrt
+
+        with contextlib.suppress(DemonError):  # which the checkpoint's own line tells
+            return [*check_tensorrt(ground()), *check_backend(ground(), measures=measures)]
+        return []
 
     def model_check() -> Sequence[Finding]:
+        from engine_server.doctor.backend import load
         from engine_server.doctor.model import check_model
 
-        return check_model(model, [data_folder() / "loras", *loras], device=device, quick=quick)
+        return check_model(model, folders, device=device, quick=quick, load=lambda: load(ground()))
 
     def gpu_check() -> Sequence[Finding]:
         from engine_server.doctor.gpu import check_gpu
@@ -51,7 +82,7 @@ def all_checks(
         ("plugin", check_plugin),
     ]
     if not quick:
-        checks.append(("gpu", gpu_check))
+        checks += [("gpu", gpu_check), ("backend", backend_check)]
     return [*checks, ("checkpoint", model_check)]
 
 

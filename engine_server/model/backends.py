@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which machinery runs the decoder, chosen by name; what cannot run as asked says so, and nothing else runs instead."""
+"""Which machinery runs the decoder, by name; what cannot run as asked says so, and nothing else runs instead.
+
+`auto` is no machinery: `auto_backend` decides which of them it stands for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from engine_server.diffusion.decoder import Decoder
 from engine_server.model.compile_cache import CompileCache
@@ -20,8 +21,11 @@ from engine_server.model.int8 import quantize_blocks
 from engine_server.model.static_decoder import StaticDecoder
 from shared_protocol.errors import DemonError
 
-BACKENDS = ("auto", "eager", "compile", "tensorrt")
+AUTO = "auto"
+EAGER, COMPILE, TENSORRT = RUNNING = ("eager", "compile", "tensorrt")
+BACKENDS = (AUTO, *RUNNING)
 QUANTIZATIONS = ("int8", "fp8")
+DEAF_TO_LORAS = (TENSORRT,)
 NO_LORAS = "a TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
 QUANTIZED_ENGINE = (
     "an engine has the types that it was built with; name no quantization (fp8 is one of `demon engines build`)"
@@ -37,29 +41,6 @@ class Choice:
     reason: str
 
 
-def choose_backend(name: str, *, device: torch.device) -> Choice:
-    """The backend that `name` stands for on a device: itself, or for `auto` the one that serves playing best there.
-
-    Raises ValueError for a name that is not among `BACKENDS`.
-    """
-    if name not in BACKENDS:
-        raise ValueError(f"backend: {name!r} is not one of {', '.join(BACKENDS)}")
-    if name != "auto":
-        return Choice(name, f"{name}: asked for by name")
-    if device.type == "cpu":
-        # Measured with the embedded model, 4 rows of 140 frames, one thread: a compiled forward takes 57 ms instead of 70,
-        # after 38 s of compiling, or 10 s where the disk still has the result; and it needs a C++ compiler.
-        return Choice(
-            "eager",
-            "eager: there is no GPU here, and half a minute of compiling would save a sixth of a forward; "
-            "ask for compile by name for long sessions",
-        )
-    return Choice(
-        "eager",
-        "eager: it starts at once, and what compile gains on a GPU has not been measured; ask for compile by name",
-    )
-
-
 def make_decoder(
     transformer: Any,
     *,
@@ -68,7 +49,7 @@ def make_decoder(
     quantization: str | None = None,
     engine: Callable[[], Decoder] | None = None,
 ) -> Decoder:
-    """The decoder over diffusers' transformer, run by a backend of `BACKENDS`, optionally with int8 or FP8 Linears.
+    """The decoder over diffusers' transformer, run by a backend of `RUNNING`, optionally with int8 or FP8 Linears.
 
     A compiled decoder is a `StaticDecoder`: warm it up with the forms that it will meet, or playing waits for each of them, for
     tens of seconds. Its last bits may depend on a row's place in the batch, because compiled loops are split between threads
@@ -80,19 +61,20 @@ def make_decoder(
     Raises ValueError for unknown names, DemonError `E_BACKEND` for what this version, this machine or this combination cannot
     run, and what `engine` raises.
     """
+    if backend not in RUNNING:
+        raise ValueError(f"backend: {backend!r} is not one of {', '.join(RUNNING)}")
     if quantization is not None and quantization not in QUANTIZATIONS:
         raise ValueError(f"quantization: {quantization!r} is not one of {', '.join(QUANTIZATIONS)}, or None")
-    device = transformer.proj_in_conv.weight.device
-    chosen = choose_backend(backend, device=device).backend
-    if chosen == "tensorrt":
+    if backend == TENSORRT:
         return _engine(engine, quantization)
     if quantization == "int8":
-        if chosen == "compile":
+        if backend == COMPILE:
             raise DemonError("E_BACKEND", INT8_COMPILED)
         transformer = quantize_blocks(transformer)
     if quantization == "fp8":
         transformer = fp8_blocks(transformer)
-    if chosen == "compile":
+    if backend == COMPILE:
+        device = transformer.proj_in_conv.weight.device
         run, cache = CompiledVelocity(), CompileCache(device)
         if device.type != "cuda":
             return StaticDecoder(transformer, adapters, run=run, cache=cache)

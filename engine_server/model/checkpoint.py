@@ -3,80 +3,34 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import torch
-from msgspec import Meta
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoTokenizer, Qwen3Model
 
 from engine_server.diffusion.decoder import Decoder
-from engine_server.diffusion.schedule import MAX_STEPS
 from engine_server.model.aside import Aside
-from engine_server.model.backends import choose_backend, make_decoder
+from engine_server.model.backends import Choice, make_decoder
+from engine_server.model.checkpoint_files import CheckpointFiles, Settings, find_checkpoint
 from engine_server.model.codec import Codec, load_codec
 from engine_server.model.conditioning import Condition, Conditioner
-from engine_server.model.hub import checkpoint_folder, companions_folder
-from engine_server.model.layouts import TOKENIZERS, Layout, build, check_keys, read_layout
+from engine_server.model.layouts import TOKENIZERS, build, check_keys
 from engine_server.model.lora import AdapterBank
 from engine_server.model.memory import too_large
 from engine_server.model.placement import Placement, open_device, placement
 from engine_server.model.structure import Structure
+from engine_server.model.track_sizes import TrackSizes
 from shared_protocol.errors import DemonError
 
 if TYPE_CHECKING:
+    from trt_engines.engine_decoder import EngineDecoder
+    from trt_engines.engine_decoders import EngineDecoders
     from trt_engines.open_engines import OpenEngines
-
-EMBEDDED = "embedded"
-ASSETS = Path(__file__).parents[1] / "assets"
-CODE_FRAMES = 5
-"""Latent frames per code of the 5 Hz tokenizer."""
-
-
-class Geometry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Default spans of a window in frames: past, hop and lookahead, and the crossfade between hops."""
-
-    hop: Annotated[int, Meta(ge=2, le=250)] = 50
-    past: Annotated[int, Meta(ge=0, le=5000)] = 100
-    lookahead: Annotated[int, Meta(ge=2, le=250)] = 50
-    crossfade: Annotated[int, Meta(ge=0, le=250)] = 10
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`demon.json` of a checkpoint folder; its defaults suit ACE-Step v1.5 turbo."""
-
-    cover_context: Literal["raw", "tokenizer"] = "tokenizer"
-    """What the decoder sees as a cover's context: raw codec latents, or the 5 Hz tokenizer's hints."""
-    steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 8
-    shift: Annotated[float, Meta(gt=0.0, le=20.0)] = 3.0
-    condition_tokens: Annotated[int, Meta(ge=8, le=4096)] = 256
-    """Length that conditions are padded to."""
-    geometry: Geometry = Geometry()
-    dcw: bool = True
-    """Whether a `Session` corrects generations in wavelet bands (`DcwSettings`) where nothing is said of it; tracks take what
-    the lanes `dcw_*` say, whose default is none. The correction moves each step away from the model's estimate. The reference
-    engine applies it to ACE-Step turbo; where an estimate is rough, as `embedded`'s is, it takes the notes away."""
-    timbre_cls_token: bool | None = None
-    """Whether the timbre encoder reads its learned token before a clip. None: if decoder and condition differ in width (XL)."""
-
-    def __post_init__(self) -> None:
-        spans = (self.geometry.hop, self.geometry.past, self.geometry.lookahead)
-        if self.cover_context == "tokenizer" and any(span % (2 * CODE_FRAMES) for span in spans):
-            raise ValueError(
-                f"with the tokenizer, hop, past and lookahead must be multiples of {2 * CODE_FRAMES} frames"
-            )
-
-
-TURBO_SETTINGS = Settings()
-UNDISTILLED_SETTINGS = Settings(steps=50, shift=1.0, dcw=False)
-"""For base and sft checkpoints, which were not distilled to few steps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,6 +53,8 @@ class Checkpoint:
     decoder: Decoder
     backend: str
     """What runs the decoder, in words: part of every receipt."""
+    choice: Choice
+    """Its name, and why it was chosen."""
     adapters: AdapterBank
     codec: Codec
     conditioner: Conditioner
@@ -112,6 +68,11 @@ class Checkpoint:
     def aside(self) -> Aside:
         """Where finished latents are decoded, beside what is computed next."""
         return Aside(self.placement.device)
+
+    @property
+    def track_sizes(self) -> TrackSizes:
+        """Of the forward that tracks meet."""
+        return TrackSizes.of(self.settings, width=self.condition_width, channels=self.codec.latent_channels)
 
     def condition(self, prompt: str, **details: Any) -> Condition:
         """The encoded and padded prompt, `[1, L, E]`, with details as for `Conditioner.encode`; recent ones are remembered."""
@@ -127,76 +88,72 @@ def load_checkpoint(
     *,
     device: str | None = None,
     dtype: str | None = None,
-    backend: str = "auto",
+    backend: str = "eager",
     quantization: str | None = None,
     engine: str | None = None,
     companions: str | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint in either layout: `embedded`, a folder, or `owner/repository[/folder]` of a hub.
+    """Find a checkpoint and load it, for one backend by name; `auto` is decided by `load_chosen`.
 
-    device, dtype: see `placement`. backend, quantization: see `make_decoder`. engine: path of the decoder's TensorRT engine, for
-    that backend; the transformer then stays on the CPU. companions: folder or hub name with the `vae` and `Qwen3-Embedding-0.6B`
-    of an original checkpoint that has none beside it.
-
-    Raises DemonError: `E_NO_CHECKPOINT` if there is no such folder and none can be had, `E_CHECKPOINT_LAYOUT` if it cannot be
-    read, `E_CHECKPOINT_PARTS` if companions are not found, `E_CHECKPOINT_KEYS` if weights do not fit the model, `E_DEVICE`,
-    `E_DTYPE`, `E_BACKEND`, `E_MEMORY` if it does not fit on the GPU, for an engine those of `OpenEngines.decoder`.
-
-    On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
+    name, companions: see `find_checkpoint`. device, dtype: see `placement`. The rest, and what it raises: see `load_found`, and
+    DemonError as those two.
     """
     place = placement(device, dtype)
-    open_device(place)
-    folder = ASSETS / EMBEDDED if name == EMBEDDED else checkpoint_folder(name)
-    layout = read_layout(folder, None if companions is None else companions_folder(companions))
-    local = folder.resolve().name if Path(name).expanduser().is_dir() else name.rstrip("/").rpartition("/")[2]
-    opened = _open_engines(name, layout, place) if backend == "tensorrt" else None
-    try:
-        return _load(local, layout, place, backend=backend, quantization=quantization, opened=opened, engine=engine)
-    except torch.OutOfMemoryError as error:
-        # Without the traceback, whose frames hold what was loaded.
-        raise too_large(local, layout, place, error) from error.with_traceback(None)
+    return load_found(
+        find_checkpoint(name, companions), place, backend=backend, quantization=quantization, engine=engine
+    )
 
 
-def content_hash(files: Mapping[str, Path]) -> str:
-    """SHA-256 over labels and bytes of files, in the order given."""
-    digest = hashlib.sha256()
-    for label, path in files.items():
-        digest.update(label.encode() + b"\0")
-        digest.update(path.stat().st_size.to_bytes(8, "little"))
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _open_engines(name: str, layout: Layout, place: Placement) -> OpenEngines:
-    from trt_engines.open_engines import OpenEngines  # which needs what is loaded here
-
-    return OpenEngines(name, content_hash(layout.files), place.device)
-
-
-def _load(
-    name: str,
-    layout: Layout,
+def load_found(
+    files: CheckpointFiles,
     place: Placement,
     *,
     backend: str,
-    quantization: str | None,
-    opened: OpenEngines | None,
-    engine: str | None,
+    quantization: str | None = None,
+    engine: str | None = None,
+    reason: str | None = None,
 ) -> Checkpoint:
-    decoder_config = layout.parts["transformer"].config
-    is_turbo = bool(decoder_config.get("is_turbo", False))
-    settings = _read_settings(layout.folder, is_turbo=is_turbo)
-    needed = ["transformer", "condition_encoder", *(TOKENIZERS if settings.cover_context == "tokenizer" else ())]
-    if absent := [part for part in needed if part not in layout.parts]:
-        raise DemonError(
-            "E_CHECKPOINT_LAYOUT",
-            f'{layout.folder} lacks {" and ".join(absent)}; one that has no 5 Hz tokenizer says "cover_context": "raw" '
-            f"in demon.json",
-        )
+    """Load a checkpoint that was found.
+
+    backend, quantization: see `make_decoder`. engine: path of the decoder's TensorRT engine, for that backend; None takes those
+    that `demon engines build` has made of it (`OpenEngines.own_decoder`). With an engine the transformer stays on the CPU.
+    reason: why this backend, if it was not asked for by name.
+
+    Raises DemonError: `E_CHECKPOINT_LAYOUT` if it cannot be read, `E_CHECKPOINT_KEYS` if weights do not fit the model,
+    `E_BACKEND`, `E_MEMORY` if it does not fit on the GPU, for an engine those of `OpenEngines`.
+
+    On CUDA it sets, for the process, that cuDNN computes float32 as float32 (see `spectral_codec`) and always alike.
+    """
+    open_device(place)
+    choice = Choice(backend, reason or f"{backend}: asked for by name")
+    try:
+        return _load(files, place, choice, quantization=quantization, engine=engine)
+    except torch.OutOfMemoryError as error:
+        # Without the traceback, whose frames hold what was loaded.
+        raise too_large(files.local, files.layout, place, error) from error.with_traceback(None)
+
+
+def open_engines(files: CheckpointFiles, place: Placement) -> OpenEngines:
+    """Its TensorRT engines, of which nothing is loaded yet."""
+    from trt_engines.open_engines import OpenEngines  # which needs what is loaded here
+
+    return OpenEngines(files.name, files.content_hash, place.device)
+
+
+def _engine_of(files: CheckpointFiles, opened: OpenEngines, engine: str | None) -> EngineDecoder | EngineDecoders:
+    if engine is not None:
+        return opened.decoder(engine)
+    return opened.own_decoder(files.layout, frames=files.settings.geometry.window)
+
+
+def _load(
+    files: CheckpointFiles, place: Placement, choice: Choice, *, quantization: str | None, engine: str | None
+) -> Checkpoint:
+    layout, settings = files.layout, files.settings
+    needed = files.needed_parts()
     # Before minutes are spent on weights that nothing would run.
-    run = None if opened is None or engine is None else opened.decoder(engine)
+    opened = open_engines(files, place) if choice.backend == "tensorrt" else None
+    run = None if opened is None else _engine_of(files, opened, engine)
     modules = {
         part: build(
             part,
@@ -214,7 +171,6 @@ def _load(
     adapters = AdapterBank()
     adapters.to(place.device, place.dtype)
     try:
-        choice = choose_backend(backend, device=place.device)
         decoder = make_decoder(
             transformer,
             backend=choice.backend,
@@ -233,17 +189,18 @@ def _load(
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         raise DemonError("E_CHECKPOINT_LAYOUT", f"{layout.folder} cannot be loaded: {error}") from error
     return Checkpoint(
-        name=name,
-        content_hash=content_hash(layout.files),
+        name=files.local,
+        content_hash=files.content_hash,
         settings=settings,
         placement=place,
-        is_turbo=is_turbo,
-        model_version=str(decoder_config.get("model_version") or "unknown"),
+        is_turbo=files.is_turbo,
+        model_version=str(layout.parts["transformer"].config.get("model_version") or "unknown"),
         timbre_cls_token=timbre_cls_token,
         condition_width=condition_width,
         transformer=transformer,
         decoder=decoder,
         backend=_in_words(choice.backend, place, quantization if run is None else run.precision),
+        choice=choice,
         adapters=adapters,
         codec=codec,
         conditioner=Conditioner(
@@ -252,7 +209,7 @@ def _load(
             condition_encoder,
             condition_tokens=settings.condition_tokens,
             timbre_cls_token=timbre_cls_token,
-            turbo=is_turbo,
+            turbo=files.is_turbo,
         ),
         structure=Structure(modules.get(TOKENIZERS[0]), modules.get(TOKENIZERS[1]), silence),
         silence=silence[0],
@@ -273,13 +230,3 @@ def _load_text_encoder(folder: Path, place: Placement) -> Any:
     model, info = loaded
     check_keys("the text encoder", missing=sorted(info["missing_keys"]))
     return model.to(place.device).eval().requires_grad_(False)
-
-
-def _read_settings(folder: Path, *, is_turbo: bool) -> Settings:
-    path = folder / "demon.json"
-    if not path.exists():
-        return TURBO_SETTINGS if is_turbo else UNDISTILLED_SETTINGS
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Settings)
-    except msgspec.DecodeError as error:
-        raise DemonError("E_CHECKPOINT_LAYOUT", f"{path}: {error}") from error

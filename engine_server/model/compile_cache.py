@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from engine_server.file_lock import locked
 from engine_server.folders import cache_folder
 
 log = logging.getLogger("demon.engine")
@@ -44,7 +45,7 @@ class CompileCache:
     @property
     def folder(self) -> Path:
         """Under the user's cache, for this torch and this processor: nothing of another one may be run."""
-        return cache_folder() / "compiled" / f"torch-{torch.__version__}-{_slug(_processor(self._device))}"
+        return cache_folder() / "compiled" / f"torch-{torch.__version__}-{_slug(processor_of(self._device))}"
 
     @contextlib.contextmanager
     def compiling(self) -> Iterator[None]:
@@ -61,7 +62,7 @@ class CompileCache:
                 return
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                stack.enter_context(_locked(folder / LOCK))
+                stack.enter_context(locked(folder / LOCK, waiting="another process compiles; waiting for it"))
                 _sweep(folder)
             except OSError as error:
                 log.warning("%s cannot be used (%s): what is compiled is lost at the end", folder, error)
@@ -100,7 +101,7 @@ def _environment(values: Mapping[str, Path]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _processor(device: torch.device) -> str:
+def processor_of(device: torch.device) -> str:
     """Whose code it is. Of a CPU its full name, since compilers use every instruction that it has."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -113,22 +114,6 @@ def _processor(device: torch.device) -> str:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+]+", "-", name).strip("-")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
-
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process compiles; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)  # which lets go
 
 
 def _files(folder: Path) -> list[str]:

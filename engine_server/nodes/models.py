@@ -8,7 +8,7 @@ from typing import Any
 from engine_server.diffusion.curves import CurveLike
 from engine_server.diffusion.gain import CHANNELS
 from engine_server.model.backends import BACKENDS, QUANTIZATIONS
-from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.placement import DTYPES
 from engine_server.nodes.definition import Kind, NodeParam, NodePort, Wire
 from engine_server.nodes.node import Node, node

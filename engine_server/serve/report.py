@@ -13,6 +13,7 @@ from engine_server import __version__
 from shared_protocol import messages as m
 
 SERVER = f"demon-bridge {__version__}"
+REASON_BYTES = 1024
 STARTED = time.monotonic()
 
 
@@ -83,6 +84,8 @@ class EngineReport(msgspec.Struct, frozen=True, tag="engine", tag_field="kind"):
     """Messages that were refused, by the code that answered them."""
     track_reports: list[TrackReport]
     """Of the tracks that may be told of."""
+    backend_reason: str = ""
+    """Why this backend computes, at most REASON_BYTES of it; empty for those who are not told, and of earlier versions."""
 
 
 class PlaceReport(msgspec.Struct, frozen=True):
@@ -119,6 +122,12 @@ def this_process() -> ProcessReport:
             memory_bytes=process.memory_info().rss,
             files=process.num_fds() if hasattr(process, "num_fds") else process.num_handles(),
         )
+
+
+def cut(reason: str) -> str:
+    """What a report has room for: JSON would write six bytes for each character that cannot be printed."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in reason)
+    return printable.encode()[:REASON_BYTES].decode(errors="ignore")
 
 
 def write_report(report: Report) -> m.State:

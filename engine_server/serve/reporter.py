@@ -11,7 +11,7 @@ from engine_server.model.checkpoint import Checkpoint
 from engine_server.serve.client import Client
 from engine_server.serve.clients import MAX_TRACKS
 from engine_server.serve.inbox import Waiting
-from engine_server.serve.report import SERVER, EngineReport, TrackReport, this_process
+from engine_server.serve.report import SERVER, EngineReport, TrackReport, cut, this_process
 from engine_server.serve.worker import NO_POSITION, Worker
 from engine_server.tracks.stats import TrackStats
 
@@ -38,8 +38,12 @@ class Reporter:
         *,
         may_tell: Callable[[Client], bool],
         name_of: Callable[[str], str],
+        is_own: bool,
     ) -> EngineReport:
-        """As of now. may_tell: of which clients the one who asks may know; name_of: what a key's owner is called."""
+        """As of now. may_tell: of which clients the one who asks may know; name_of: what a key's owner is called.
+
+        is_own: whether it is the server's own user who asks. Others hear nothing of its files.
+        """
         vitals, everybody, now = self._worker.vitals, list(clients), time.monotonic()
         return EngineReport(
             server=SERVER,
@@ -62,6 +66,7 @@ class Reporter:
             reloads=self.reloads,
             refusals=dict(self.refusals),
             track_reports=[self._track(client, name_of(client.user), now) for client in everybody if may_tell(client)],
+            backend_reason=cut(checkpoint.choice.reason) if is_own else "",
         )
 
     def _track(self, client: Client, user: str, now: float) -> TrackReport:

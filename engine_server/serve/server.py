@@ -299,12 +299,14 @@ class Server:
         """Answer a `status`: of the tracks of other keys only those may know who have the server's own."""
         self._clients.account(routing_id, user).ask()
         gate = self._sockets.gate
+        is_own = gate is None or gate.is_own(user)
         report = self._reporter.report(
             self.checkpoint,
             self.backend,
             self._clients,
-            may_tell=lambda client: gate is None or gate.is_own(user) or client.user == user,
+            may_tell=lambda client: is_own or client.user == user,
             name_of=lambda key: gate.name_of(key) if gate else "",
+            is_own=is_own,
         )
         send_packet(self._sockets.control, routing_id, Packet(write_report(report)))
 

@@ -6,10 +6,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine_server.diffusion.rows import RingShape
-from engine_server.model.adapter_stack import COLUMNS_STEP
-from engine_server.model.checkpoint import Checkpoint
-from engine_server.model.forms import Form, forms_of_ring
 from engine_server.model.static_decoder import OnForm, StaticDecoder
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
@@ -28,20 +24,7 @@ def warm_up(engine: Engine, on_form: OnForm | None = None) -> None:
     """
     decoder = engine.checkpoint.decoder
     if isinstance(decoder, StaticDecoder):
-        decoder.warm_up(forms_of_tracks(engine.checkpoint), on_form)
+        decoder.warm_up(engine.checkpoint.track_sizes.forms, on_form)
     silence = np.zeros((CHANNELS, samples_per_frame(RATE)), dtype=np.float32)
     render(engine, silence, RATE, build_table({}, 1), make_config(steps=1))
     engine.count_anew()
-
-
-def forms_of_tracks(checkpoint: Checkpoint) -> list[Form]:
-    """What every track meets that leaves the windows as the checkpoint has them: without adapters, and with a few."""
-    settings, geometry = checkpoint.settings, checkpoint.settings.geometry
-    shape = RingShape(
-        depth=1,
-        frames=geometry.past + geometry.hop + geometry.lookahead,
-        channels=checkpoint.codec.latent_channels,
-        tokens=settings.condition_tokens,
-        width=checkpoint.condition_width,
-    )
-    return forms_of_ring(shape, columns=(0, COLUMNS_STEP))

@@ -28,7 +28,7 @@ def draw(answers: Sequence[Answer], before: Sequence[Answer] = ()) -> Renderable
         ("rate", "up", "made", "per s", "late", "worst", "skipped", "slots", "epochs", "feed", "windows"),
         spare=("rate", "epochs", "slots", "up", "mode", "windows", "feed", "made", "client"),
     )
-    silent = []
+    silent, reasons = [], []
     for answer in answers:
         if answer.report is None:
             where = "" if answer.endpoint in answer.error else f"{answer.endpoint}: "
@@ -36,8 +36,10 @@ def draw(answers: Sequence[Answer], before: Sequence[Answer] = ()) -> Renderable
             continue
         servers.rows.append(_server(answer.endpoint, answer.report, _load(answer, earlier.get(answer.endpoint))))
         if isinstance(answer.report, EngineReport):
+            if answer.report.backend_reason:
+                reasons.append(Text(f"{answer.endpoint} computes by {answer.report.backend_reason}", style="dim"))
             tracks.rows += [_track(track) for track in answer.report.track_reports]
-    return Group(servers, *silent, *((Text(), tracks) if tracks.rows else ()))
+    return Group(servers, *reasons, *silent, *((Text(), tracks) if tracks.rows else ()))
 
 
 def _server(endpoint: str, report: Report, load: str) -> Sequence[RenderableType]:

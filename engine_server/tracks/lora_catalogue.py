@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine_server.folders import data_folder
 from engine_server.model.checkpoint import Checkpoint
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.lora import linear_shapes
 from engine_server.model.lora_library import SHIPPED, LoraLibrary, LoraState
 from shared_protocol.errors import DemonError
@@ -23,6 +24,13 @@ MOST = 256
 def user_folder() -> Path:
     """Where a musician puts LoRA files: `$XDG_DATA_HOME/demon-bridge/loras`."""
     return data_folder() / "loras"
+
+
+def offers_loras(model: str, folders: Sequence[Path]) -> bool:
+    """Whether tracks find LoRA files to name: in folders, or those that come with the engine, which fit `embedded`. No file is
+    opened, so that one which fits another checkpoint counts, too."""
+    looked_in = (SHIPPED, *folders) if model == EMBEDDED else folders
+    return any(path.is_file() for folder in looked_in for path in folder.rglob("*.safetensors"))
 
 
 class LoraCatalogue:

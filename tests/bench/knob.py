@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import zmq
 
-from engine_server.model.checkpoint import EMBEDDED, load_checkpoint
+from engine_server.model.checkpoint import load_checkpoint
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.tracks.engine import Engine
 from engine_server.tracks.loop_track import LoopTrack
 from engine_server.tracks.lora_catalogue import LoraCatalogue

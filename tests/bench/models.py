@@ -15,7 +15,7 @@ from torch import Tensor
 from engine_server.diffusion.decoder import Decoder
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.backends import make_decoder
-from engine_server.model.checkpoint import ASSETS
+from engine_server.model.checkpoint_files import ASSETS
 
 CHANNELS = 64
 FRAMES_PER_SECOND = 25

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from engine_server.model.checkpoint import EMBEDDED, load_checkpoint
+from engine_server.model.checkpoint import load_checkpoint
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import DEFAULT_DEPTH, Engine
 from engine_server.tracks.render import render

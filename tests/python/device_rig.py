@@ -24,6 +24,7 @@ from engine_server.model import dit, dit_block, fourier
 
 NAME = "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"
 """Longer than a `welcome` has room for."""
+CAPABILITY = (8, 9)
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
 READS = (
@@ -59,6 +60,10 @@ class OnGpu(torch.Tensor):
     def record_stream(self, stream: Stream) -> None:  # type: ignore[override]
         """Its memory is no one else's before the stream has done what it was given so far."""
         self.block.keep_for(stream)
+
+    def data_ptr(self) -> int:
+        """Where the values lie: for what reads and writes by address, as engines do."""
+        return self.hidden.data_ptr()
 
     def __repr__(self, **_: Any) -> str:
         return f"OnGpu({tuple(self.shape)}, {self.dtype})"
@@ -208,6 +213,7 @@ def simulated_gpu(monkeypatch: Any) -> Iterator[Gpu]:
         monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     gpu = Gpu()
     streams = gpu.streams
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: CAPABILITY)
     monkeypatch.setattr(torch.cuda, "Stream", lambda device=None: Stream(streams))
     monkeypatch.setattr(torch.cuda, "Event", lambda blocking=False: Event(streams))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: streams.current)

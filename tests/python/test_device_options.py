@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ from test_cli import demon, tone
 from engine_server import cli
 from engine_server.cluster import start as cluster_start
 from engine_server.cluster.engine_actor import EngineActor, EngineSettings
-from engine_server.model import checkpoint as checkpoint_module
+from engine_server.model import auto_backend
+from engine_server.model import placement as placement_module
+from engine_server.model.backends import Choice
 from engine_server.serve import fleet as fleet_module
 from engine_server.serve import handles, logs
+from engine_server.serve import serve_engine as serve_engine_module
 from engine_server.serve import serve_engines as serve_engines_module
+from engine_server.serve import warm_up as warm_up_module
 from engine_server.serve.fleet import LocalFleet
 from engine_server.serve.gpus import visible_gpus
 from shared_protocol.errors import DemonError
@@ -44,10 +49,10 @@ def loads(monkeypatch):
     seen = []
 
     def load(name, **options):
-        seen.append(options)
+        seen.append({what: options[what] for what in ("device", "backend")})
         raise DemonError("E_STOP", "enough was seen")
 
-    monkeypatch.setattr(checkpoint_module, "load_checkpoint", load)
+    monkeypatch.setattr(auto_backend, "load_chosen", load)
     return seen
 
 
@@ -63,10 +68,31 @@ def test_commands_load_the_checkpoint_as_they_are_told(loads, tmp_path, options,
     assert loads == [expected, expected]
 
 
-def test_doctor_looks_at_the_device_that_is_named(loads):
+def test_doctor_looks_at_the_device_that_is_named(monkeypatch):
+    seen = []
+
+    def place(device, dtype):
+        seen.append(device)
+        raise DemonError("E_STOP", "enough was seen")
+
+    monkeypatch.setattr(placement_module, "placement", place)
     done = demon("doctor", "--device", "cuda:1", "--json", "--endpoint", "tcp://127.0.0.1:1")
-    assert loads == [{"device": "cuda:1"}]
-    assert "E_STOP" in done.stdout
+    assert set(seen) == {"cuda:1"}
+    assert done.stdout.count("E_STOP") == 1
+
+
+def test_an_engine_that_is_loaded_anew_keeps_the_backend_that_auto_took(monkeypatch):
+    asked = []
+
+    def load_engine(*_, backend, **__):
+        asked.append(backend)
+        return SimpleNamespace(checkpoint=SimpleNamespace(choice=Choice("compile", "measured")))
+
+    monkeypatch.setattr(cli, "load_engine", load_engine)
+    monkeypatch.setattr(warm_up_module, "warm_up", lambda _: None)
+    monkeypatch.setattr(serve_engine_module, "serve_engine", lambda _, load, **__: [load() for _ in range(3)])
+    demon("serve", "--endpoint", "tcp://127.0.0.1:*")
+    assert asked == ["auto", "compile", "compile"]
 
 
 def test_engines_behind_a_gateway_are_told(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from diffusers.models import AceStepTransformer1DModel
 from torch import nn
 
-from engine_server.model.checkpoint import ASSETS
+from engine_server.model.checkpoint_files import ASSETS
 from engine_server.model.dit import MOST_LENGTHS, DitForward
 from engine_server.model.lora import AdapterBank
 

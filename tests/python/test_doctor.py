@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -28,9 +29,10 @@ from engine_server.doctor.model import check_lora_folders, check_model
 from engine_server.doctor.plugin import BUNDLE, check_plugin
 from engine_server.doctor.ports import check_ports, find_holder
 from engine_server.doctor.report import all_checks, examine
-from engine_server.doctor.rows import dependent_rows
 from engine_server.doctor.software import check_environment, check_packages, check_python
 from engine_server.doctor.system import FREE_NEEDED, FREE_WANTED, check_disk, check_limits
+from engine_server.model.row_bits import dependent_rows
+from engine_server.model.track_sizes import TrackSizes
 from engine_server.serve import greeting, handles
 from engine_server.serve.credentials import new_client
 from engine_server.serve.gateway import Gateway, Place
@@ -102,8 +104,8 @@ def test_the_command_checks_this_machine_with_a_model(tiny_folder, tmp_path, mon
     report = json.loads(done.stdout)
     by_check = {finding["check"]: finding for finding in report["findings"]}
     assert set(by_check) == {
-        "python", "packages", "rounding", "threads", "limits", "disk", "ports", "keys", "plugin", "gpu", "checkpoint", "rows",
-        "loras",
+        "python", "packages", "rounding", "threads", "limits", "disk", "ports", "keys", "plugin", "gpu", "tensorrt", "backend",
+        "checkpoint", "rows", "loras",
     }  # fmt: skip
     assert by_check["rows"]["status"] == by_check["checkpoint"]["status"] == "ok"
     assert done.exit_code == (0 if report["ok"] else 1)
@@ -160,12 +162,7 @@ def test_variables_that_change_bits_or_speed_are_named():
 
 
 def test_rows_of_a_real_decoder_are_strangers(tiny):
-    assert (
-        dependent_rows(
-            tiny.decoder, frames=40, tokens=16, width=tiny.condition_width, channels=tiny.codec.latent_channels
-        )
-        == []
-    )
+    assert dependent_rows(tiny.decoder, replace(tiny.track_sizes, frames=40, tokens=16)) == []
 
 
 class Leaky:
@@ -191,25 +188,25 @@ class Leaky:
 )
 def test_rows_that_leak_are_found(leak, found):
     # The mean is rounded by the order of rows, which may make it depend on the place too.
-    result = dependent_rows(Leaky(leak), frames=3, tokens=2, width=2, channels=2)
+    result = dependent_rows(Leaky(leak), TrackSizes(frames=3, tokens=2, width=2, channels=2))
     assert [one for one in result if one in found] == found
     assert bool(result) == bool(found)
 
 
 def test_rows_that_leak_fail_the_machine(tiny, tmp_path):
     broken = SimpleNamespace(**{name: getattr(tiny, name) for name in (
-        "name", "content_hash", "backend", "settings", "condition_width", "codec", "placement")},
+        "name", "content_hash", "backend", "track_sizes", "placement")},
         decoder=Leaky(lambda x: x.mean()))  # fmt: skip
-    findings = check_model("x", [], quick=False, load=lambda _: broken)
+    findings = check_model("x", [], quick=False, load=lambda: broken)
     assert statuses(findings) == [OK, FAIL]
     assert "neighbours" in findings[1].detail
 
 
 def test_a_checkpoint_is_told_with_its_hash_and_quick_loads_none(tiny, tiny_folder, tmp_path):
-    assert tiny.content_hash in check_model("x", [], quick=False, load=lambda _: tiny)[0].detail
-    assert statuses(check_model(str(tiny_folder), [], quick=True)) == [OK]
-    assert statuses(check_model("embedded", [], quick=True)) == [OK]
-    assert statuses(check_model("some/name", [], quick=True)) == [WARN]
+    assert tiny.content_hash in check_model("x", [], quick=False, load=lambda: tiny)[0].detail
+    assert statuses(check_model(str(tiny_folder), [], quick=True, load=None)) == [OK]
+    assert statuses(check_model("embedded", [], quick=True, load=None)) == [OK]
+    assert statuses(check_model("some/name", [], quick=True, load=None)) == [WARN]
 
 
 def test_lora_folders_that_cannot_be_read_are_named(tiny, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from diffusers.models import AutoencoderOobleck
 
-from engine_server.model.checkpoint import EMBEDDED
+from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.layouts import read_layout
 from engine_server.model.recipes import RECIPES
 from shared_protocol.errors import DemonError

@@ -90,7 +90,6 @@ def one(session, source, words):
     [
         ({"decoder_backend": "fast"}, "decoder_backend is 'fast'; one of auto, eager, compile, tensorrt is expected"),
         ({"vae_backend": ""}, "vae_backend is ''"),
-        ({"decoder_backend": "tensorrt"}, r"decoder_backend is 'tensorrt' without trt_engines\['decoder'\]"),
         (
             {"vae_backend": "tensorrt", "trt_engines": {"vae_encode": "e"}},
             r"vae_backend is 'tensorrt' without trt_engines\['vae_decode'\]",
@@ -107,7 +106,7 @@ def one(session, source, words):
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_loaded(options, message, monkeypatch):
     loads = []
-    monkeypatch.setattr(session_module, "load_checkpoint", lambda *given, **more: loads.append(given))
+    monkeypatch.setattr(session_module, "load_chosen", lambda *given, **more: loads.append(given))
     with pytest.raises(ValueError, match=message):
         Session("there is no such checkpoint", **options)
     assert loads == []

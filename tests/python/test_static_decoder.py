@@ -27,7 +27,7 @@ from engine_server.model.dit import DitForward
 from engine_server.model.forms import Form, forms_of_ring, size_class
 from engine_server.model.lora import AdapterBank
 from engine_server.model.static_decoder import StaticDecoder
-from engine_server.serve.warm_up import forms_of_tracks, warm_up
+from engine_server.serve.warm_up import warm_up
 from engine_server.session import Session
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine
@@ -227,7 +227,7 @@ def test_a_bounce_meets_no_form_that_the_engines_warm_up_did_not_compile(tiny):
     decoder = StaticDecoder(tiny.transformer, tiny.adapters, run=traced)
     engine, heard = Engine(replace(tiny, decoder=decoder)), []
     warm_up(engine, heard.append)
-    assert [ready.form for ready in heard] == forms_of_tracks(tiny)
+    assert [ready.form for ready in heard] == tiny.track_sizes.forms
     assert traced.programs == len(heard)
     sound = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 48_000)).astype(np.float32)
     bounce = render(engine, sound, 48_000, build_table({}, 25), make_config(steps=2))

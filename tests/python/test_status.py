@@ -26,7 +26,15 @@ from engine_server.serve.credentials import new_client, read_credentials
 from engine_server.serve.gateway import Gateway, Place
 from engine_server.serve.keys import KeyPair, KeyStore, make_pair
 from engine_server.serve.limits import QUESTIONS_AT_ONCE
-from engine_server.serve.report import EngineReport, ProcessReport, TrackReport, read_report, write_report
+from engine_server.serve.report import (
+    REASON_BYTES,
+    EngineReport,
+    ProcessReport,
+    TrackReport,
+    cut,
+    read_report,
+    write_report,
+)
 from engine_server.serve.security import THIS_MACHINE
 from engine_server.serve.server import Server
 from engine_server.serve.warm_up import warm_up
@@ -129,6 +137,10 @@ def test_a_flood_of_questions_is_refused_and_others_still_get_answers(server):
     assert set(refusals) == {"E_RATE"}
 
 
+def test_why_a_backend_computes_is_told_to_the_servers_own_user(server):
+    assert report_of(server).backend_reason == "eager: asked for by name"
+
+
 def test_what_the_engine_does_to_warm_up_is_not_counted(tiny):
     engine = Engine(tiny)
     warm_up(engine)
@@ -144,10 +156,12 @@ def test_the_report_of_the_fullest_server_fits_in_a_message():
     process = ProcessReport(2**22, real, real, 2**40, 2**20)
     codes = {f"E_{number:030}": many for number in range(40)}
     report = EngineReport("s" * 64, "c" * 128, "f" * 64, "b" * 64, 16, process, real, real, real, real, 16, many, many, many,
-                          many, 64, 64, 2**31, codes, [track] * MAX_TRACKS)  # fmt: skip
+                          many, 64, 64, 2**31, codes, [track] * MAX_TRACKS, cut('"' * 2000))  # fmt: skip
     message = write_report(report)
     assert len(encode(Packet(message))[0]) < 65_536
     assert read_report(message) == report
+    assert cut("\x01" * 2000 + "ü") == " " * REASON_BYTES
+    assert cut("ü" * 2000) == "ü" * (REASON_BYTES // 2)
 
 
 # Keys
@@ -164,6 +178,7 @@ def test_with_keys_others_tracks_are_only_counted_but_the_server_itself_is_told_
         assert [track.user for track in own.track_reports] == ["a"]
         assert (other.tracks, other.track_reports) == (1, [])
         assert [track.user for track in everything.track_reports] == ["a"]
+        assert (own.backend_reason, everything.backend_reason) == ("", "eager: asked for by name")
 
 
 def store_of(store, *names_and_folder):

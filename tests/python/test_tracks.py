@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from track_rig import stream
 
-from engine_server.model.checkpoint import Geometry
+from engine_server.model.checkpoint_files import Geometry
 from engine_server.model.windows import decode_full, encode_full
 from engine_server.tracks.curves import build_table
 from engine_server.tracks.engine import Engine

@@ -10,7 +10,8 @@ import soundfile
 import torch
 from trt_rig import decoder, eager, inputs
 
-from engine_server.model.checkpoint import ASSETS, EMBEDDED, content_hash, load_checkpoint
+from engine_server.model.checkpoint import load_checkpoint
+from engine_server.model.checkpoint_files import ASSETS, EMBEDDED, content_hash
 from engine_server.model.layouts import read_layout
 from engine_server.model.recipe_linears import quantized_linears
 from engine_server.model.recipes import RECIPES

@@ -16,7 +16,7 @@ from diffusers.pipelines.ace_step import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
 
-from engine_server.model.checkpoint import Geometry, Settings
+from engine_server.model.checkpoint_files import Geometry, Settings
 from engine_server.model.spectral_codec import SpectralCodec
 
 WIDTH, TEXT_WIDTH, LATENT = 32, 32, 64
