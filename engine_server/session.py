@@ -21,7 +21,7 @@ from engine_server.diffusion.intake import Admission
 from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
-from engine_server.model.backends import NO_LORAS, choose_backend
+from engine_server.model.backends import choose_backend
 from engine_server.model.checkpoint import EMBEDDED, Checkpoint, load_checkpoint
 from engine_server.model.codec import Codec, with_backend
 from engine_server.model.lora import linear_shapes
@@ -86,7 +86,8 @@ class Session(SessionAudio, SessionLoras):
         codec = self._codec_by(choose_backend(vae_backend, device=place).backend, model, checkpoint)
         SessionAudio.__init__(self, checkpoint, codec, vae_window)
         library = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
-        SessionLoras.__init__(self, library, refusal=NO_LORAS if self.backend.backend == "tensorrt" else None)
+        run: Any = checkpoint.decoder
+        SessionLoras.__init__(self, library, run if self.backend.backend == "tensorrt" else None)
 
     def _codec_by(self, backend: str, model: str, checkpoint: Checkpoint) -> Codec:
         """The checkpoint's codec, run by a backend."""
@@ -251,6 +252,7 @@ class Session(SessionAudio, SessionLoras):
             dcw=dcw,
             batch=DEFAULT_BATCH,
             device=self.checkpoint.placement.device,
+            before_tick=self._settles(is_exact=admission == Admission.QUEUE),
         )
         handle = StreamHandle(
             self,
@@ -266,7 +268,7 @@ class Session(SessionAudio, SessionLoras):
             **modulation,
         )
         self._streams.add(handle)
-        handle.set_adapters(self._strengths())
+        handle.set_adapters(self.row_strengths())
         return handle
 
     def slot_request(
@@ -283,7 +285,7 @@ class Session(SessionAudio, SessionLoras):
             null=self.null_conditioning(conditioning),
             context=self.checkpoint.structure.cover_context(structure.frames),
             tokens=self.checkpoint.settings.condition_tokens,
-            adapters=None if loras is None else self._strengths(loras),
+            adapters=None if loras is None else self.row_strengths(loras),
             **parts,
         )
 

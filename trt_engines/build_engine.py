@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,16 @@ from trt_engines.onnx_files import Limits, size_limits
 from trt_engines.parse_network import ParsedNetwork, parse_network
 from trt_engines.profiles import Axes
 
+NEEDS_GPU = ". An engine whose weights can be written (--refit) builds only on a machine with the GPU that it is for"
 
-def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str]) -> int:
+
+def build_engine(
+    onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str], refittable: Iterable[str] = ()
+) -> int:
     """Build an engine of an ONNX file, write it whole or not at all, and return its size in bytes. Takes seconds to minutes.
 
-    axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least.
+    axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least. refittable:
+    names of the weights that can be written into the engine; of all others TensorRT may make whatever is fastest.
 
     Raises DemonError: `E_BACKEND` without a TensorRT that can do this, `E_ONNX` as `parse_network`, `E_FIELD` for axes that are
     not the network's or beyond what it was exported for, and for unknown compute capabilities, `E_ENGINE_BUILD` with what
@@ -32,6 +37,7 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     trt, builder = parsed.library.module, parsed.builder
     config = builder.create_builder_config()
     _aim(config, trt, compute_capabilities)
+    can_be_written = _mark(parsed, config, refittable)
     profile = builder.create_optimization_profile()
     _check_limits(axes, size_limits(onnx))
     for name, shapes in _shapes(parsed, axes).items():
@@ -40,7 +46,8 @@ def build_engine(onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: 
     parsed.library.errors.clear()
     plan = builder.build_serialized_network(parsed.network, config)
     if plan is None:
-        raise DemonError("E_ENGINE_BUILD", f"{onnx} does not build: {parsed.library.take_errors()}")
+        why = f"{onnx} does not build: {parsed.library.take_errors()}"
+        raise DemonError("E_ENGINE_BUILD", why + NEEDS_GPU if can_be_written else why)
     return _write(engine, memoryview(plan))
 
 
@@ -59,6 +66,18 @@ def _aim(config: Any, trt: Any, names: Sequence[str]) -> None:
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(values[name], index)
+
+
+def _mark(parsed: ParsedNetwork, config: Any, names: Iterable[str]) -> bool:
+    """Whether any weight can be written."""
+    can_be_written = False
+    for name in names:
+        can_be_written = True
+        if not parsed.network.mark_weights_refittable(name):
+            raise DemonError("E_ENGINE_BUILD", f"TensorRT does not let {name} be written into an engine")
+    if can_be_written:
+        config.set_flag(parsed.library.module.BuilderFlag.REFIT_INDIVIDUAL)
+    return can_be_written
 
 
 def _check_limits(axes: Axes, limits: Limits) -> None:

@@ -85,7 +85,13 @@ def build(
             built.mkdir()
             tell(f"{kind.name}: building for {machine.compute_capability}")
             names = machine.compute_capability.split(",")
-            size = build_engine(onnx, built / ENGINE, kind.axes, compute_capabilities=names)
+            size = build_engine(
+                onnx,
+                built / ENGINE,
+                kind.axes,
+                compute_capabilities=names,
+                refittable=refit_weights(checkpoint.transformer, RECIPES[kind.precision]) if kind.is_refittable else (),
+            )
             note = Metadata(
                 schema=SCHEMA,
                 component=kind.component,

@@ -56,7 +56,7 @@ def exponent(largest: float) -> int:
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """`[out, in]` float32 to E4M3 and scales `[out]` float32. What a LoRA is refitted with comes from here, too."""
     exponents = torch.frexp(weight.abs().amax(1) / LARGEST).exponent
-    scales = torch.ldexp(torch.ones(len(weight)), exponents)
+    scales = torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents)
     return (weight / scales[:, None]).to(FP8), scales
 
 

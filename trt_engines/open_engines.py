@@ -37,9 +37,13 @@ class OpenEngines:
         self._device = device
 
     def decoder(self, path: str | Path) -> EngineDecoder:
-        """The decoder of an engine's file. Raises DemonError: see `find_engine`, `machine_here` and `load_engine`."""
+        """The decoder of an engine's file, which is loaded twice if its weights can be written: see `refit_worker.py`.
+
+        Raises DemonError: see `find_engine`, `machine_here` and `load_engine`.
+        """
         file = self._find(path, "decoder")
-        return EngineDecoder(self._program(file), DecoderSizes.of(file))
+        spare = self._program(file) if file.note.is_refittable else None
+        return EngineDecoder(self._program(file), DecoderSizes.of(file), spare)
 
     def codec(self, codec: Codec, encode: str | Path, decode: str | Path, *, span: int | None) -> EngineCodec:
         """A codec over the engines of two files, of which either both are loaded or none.

@@ -21,7 +21,11 @@ from shared_protocol.errors import DemonError
 
 BACKENDS = ("auto", "eager", "compile", "tensorrt")
 QUANTIZATIONS = ("int8",)
-NO_LORAS = "a TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
+NO_LORAS = "this TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
+ONE_MIX = (
+    "a TensorRT engine has one set of weights for all that it computes, so no request, track or node has strengths of LoRAs of "
+    "its own; set those of the session (Session.set_lora_strength), or use the eager or the compile backend"
+)
 INT8_ENGINE = (
     "an engine has the types that it was built with; name no quantization (fp8 is one of `demon engines build`)"
 )

@@ -191,12 +191,14 @@ def _load(
         )
     # Before minutes are spent on weights that nothing would run.
     run = None if opened is None or engine is None else opened.decoder(engine)
+    # LoRAs are merged with what an engine was built of: the weights as their file has them.
+    merged = None if run is None else "transformer"
     modules = {
         part: build(
             part,
             layout.parts[part],
-            device=torch.device("cpu") if run is not None and part == "transformer" else place.device,
-            dtype=torch.float32 if part in TOKENIZERS else place.dtype,
+            device=torch.device("cpu") if part == merged else place.device,
+            dtype=torch.float32 if part in TOKENIZERS else None if part == merged else place.dtype,
         )
         for part in needed
     }
@@ -206,7 +208,10 @@ def _load(
     is_wider = int(transformer.config.hidden_size) != condition_width
     timbre_cls_token = is_wider if settings.timbre_cls_token is None else settings.timbre_cls_token
     adapters = AdapterBank()
-    adapters.to(place.device, place.dtype)
+    if run is None:
+        adapters.to(place.device, place.dtype)
+    else:
+        run.adapt(transformer, place.device)
     try:
         choice = choose_backend(backend, device=place.device)
         decoder = make_decoder(
