@@ -36,8 +36,9 @@ class MergedWeights:
     """Arrays of an engine in units that are made at once: a Linear by its module path, or `time_embed_r`, whose Linears are two
     constants in an engine.
 
-    transformer: diffusers' `AceStepTransformer1DModel` with the weights that the engine was built of, in the types of their file;
-    it stays where it is and is not changed. device: where arrays are made; what is adapted has a copy there. One thread at a time.
+    transformer: diffusers' `AceStepTransformer1DModel` with the weights that the engine was built of, in the types of their
+    file; it stays where it is and is not changed. device: where arrays are made; what is adapted has a copy there. One thread at
+    a time.
     """
 
     def __init__(self, transformer: Any, recipe: Recipe, device: torch.device) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import torch
 
@@ -94,9 +95,10 @@ class LiveWeights:
         threading.Thread(target=self._refit, args=(self._spare, mix, forms), name="demon-refit").start()
 
     def _refit(self, spare: RefitEngine, mix: Mix, forms: Forms) -> None:
-        error = None
+        error, began = None, time.monotonic()
         try:
             spare.refit(mix, forms)
+            log.info("LoRAs are in the spare engine after %.0f ms", 1000 * (time.monotonic() - began))
         except DemonError as raised:
             error = raised.with_traceback(None)  # whose frames hold arrays
         except (torch.OutOfMemoryError, NoRoomError) as raised:

@@ -96,8 +96,8 @@ def build(name: str, part: Part, *, device: torch.device, dtype: torch.dtype | N
     """A module of `MODULES` with exactly the weights of `part`: every tensor of it filled, none left over.
 
     Its parameters take `dtype`, or with None each that of its file; buffers, which are latents, are float32. Raises DemonError:
-    `E_CHECKPOINT_KEYS` for a tensor that is missing, left over or of another shape, `E_CHECKPOINT_LAYOUT` for a configuration that
-    describes no module.
+    `E_CHECKPOINT_KEYS` for a tensor that is missing, left over or of another shape, `E_CHECKPOINT_LAYOUT` for a configuration
+    that describes no module.
     """
     try:
         with no_init_weights():

@@ -7,12 +7,16 @@ import threading
 
 import pytest
 import torch
-from refit_rig import PATIENCE_S, Rig, factors, merged, mixed
-from trt_rig import eager
+from refit_rig import CPU, PATIENCE_S, Rig, factors, merged, mixed
+from trt_rig import built_decoder, decoder, eager, inputs
 
+from engine_server.model.lora import AdapterBank
 from shared_protocol.errors import DemonError
+from trt_engines.machine_here import capability
+from trt_engines.open_engines import OpenEngines
 
 ATTENTION = "layers.0.self_attn.to_"
+NO_GPU = "needs a CUDA GPU that TensorRT-RTX builds for, such as an RTX 4090 or 5090"
 
 
 @pytest.fixture
@@ -294,9 +298,39 @@ def test_rows_have_no_strengths_of_their_own(rig):
 def test_an_engine_that_was_built_otherwise_than_its_note_says_is_refused():
     rig = Rig()
     rig.engines[0].weights.pop(f"{ATTENTION}q.weight")
-    said = refused("E_ENGINE_FILE", rig.decoder.adapt, rig.model, torch.device("cpu"))
+    said = refused("E_ENGINE_FILE", rig.decoder.adapt, rig.model, CPU)
     assert f"{ATTENTION}q.weight cannot be written" in said
     assert said.endswith("--precision fp32 --refit --force-rebuild")
     other = Rig()
     other.engines[1].weights[f"{ATTENTION}q.weight"] = torch.zeros(3)
-    assert "is 3 of float" in refused("E_ENGINE_FILE", other.decoder.adapt, other.model, torch.device("cpu"))
+    assert "is 3 of float" in refused("E_ENGINE_FILE", other.decoder.adapt, other.model, CPU)
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and torch.cuda.get_device_capability() in ((8, 9), (12, 0))), reason=NO_GPU
+)
+@pytest.mark.parametrize(("recipe", "tolerance"), [("fp32", 1e-3), ("mixed", 0.02), ("fp8", 0.2)])
+def test_an_engine_takes_loras_on_its_gpu(recipe, tolerance, tmp_path):
+    device, model, checkpoint = torch.device("cuda:0"), decoder(), "5f" * 32
+    folder = tmp_path / "engine"
+    folder.mkdir()
+    built_decoder(folder, model, checkpoint_hash=checkpoint, name=recipe, gpus=[capability(device)], is_refittable=True)
+    run = OpenEngines("a", checkpoint, device).decoder(folder)
+    run.adapt(model, device)
+    bank = AdapterBank()
+    bank.add(factors(model, seed=1))
+    case = {name: part.to(device) for name, part in inputs(model, 2, 40, 16).items()}
+
+    def velocity(mix):
+        run.ask(mix)
+        run.settle(exact=True)
+        condition = run.encode(case["encoder_hidden_states"], case["encoder_mask"])
+        return run(case["hidden_states"], case["timestep"], case["context_latents"], condition).cpu()
+
+    bare, mix = velocity(mixed(bank)), mixed(bank, _0=0.7)
+    heard = velocity(mix)
+    on_host = {name: part.cpu() for name, part in case.items()}
+    for got, model_of in ((bare, mixed(bank)), (heard, mix)):
+        wanted = eager(merged(model, model_of))(**on_host)
+        assert float((got - wanted).norm() / wanted.norm()) < tolerance
+    assert torch.equal(velocity(mixed(bank)), bare)
