@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine_server.diffusion.decoder import Encoded
 from engine_server.model.backends import NO_LORAS, ONE_MIX
-from engine_server.model.lora_mix import Mix
+from engine_server.model.lora_mix import BARE, Mix
 from shared_protocol.errors import DemonError
 from trt_engines.engine_program import Bound, EngineProgram, NoRoomError
 from trt_engines.forward_plan import DecoderSizes, Form, Forward
@@ -65,6 +65,11 @@ class EngineDecoder:
         rebuild = self._sizes.file.command()
         playing, spare = (RefitEngine(one, weights, rebuild=rebuild) for one in (self._program, self._spare))
         self._weights = LiveWeights(playing, spare)
+
+    @property
+    def heard(self) -> Mix:
+        """The LoRAs in the weights that run now."""
+        return BARE if self._weights is None else self._weights.heard
 
     def ask(self, mix: Mix) -> None:
         """Have all rows hear these LoRAs from one of the next ticks on. Any thread; returns at once."""

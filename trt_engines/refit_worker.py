@@ -20,6 +20,7 @@ from trt_engines.engine_program import EngineProgram, Forms, NoRoomError
 from trt_engines.refit_engine import RefitEngine
 
 log = logging.getLogger("demon.engine")
+REFIT_DONE = "LoRAs are in the spare engine after %.0f ms"
 
 
 class LiveWeights:
@@ -38,6 +39,13 @@ class LiveWeights:
         """What could not be had; it is tried again when it is asked for again."""
         self._error: DemonError | None = None
         """Why."""
+
+    @property
+    def heard(self) -> Mix:
+        """What ticks hear since the last `settle`."""
+        mix = self._playing.mix
+        assert mix is not None
+        return mix
 
     def ask(self, mix: Mix) -> None:
         """Have a mix heard, as soon as it can be: see `settle`. Returns at once."""
@@ -98,7 +106,7 @@ class LiveWeights:
         error, began = None, time.monotonic()
         try:
             spare.refit(mix, forms)
-            log.info("LoRAs are in the spare engine after %.0f ms", 1000 * (time.monotonic() - began))
+            log.info(REFIT_DONE, 1000 * (time.monotonic() - began))
         except DemonError as raised:
             error = raised.with_traceback(None)  # whose frames hold arrays
         except (torch.OutOfMemoryError, NoRoomError) as raised:

@@ -120,7 +120,7 @@ def test_an_engine_that_hears_loras_does_not_build_without_its_gpu_and_says_so(m
     axes, names = decoder_axes(ROWS, FRAMES, TOKENS), refit_weights(model, RECIPES["fp32"])
     with pytest.raises(DemonError, match=r"E_ENGINE_BUILD: .*--refit\) builds only on a machine with the GPU"):
         build_engine(exported("fp32"), tmp_path / "e", axes, compute_capabilities=CAPABILITIES[:1], refittable=names)
-    with pytest.raises(DemonError, match="E_ENGINE_BUILD: .*no_weight"):
+    with pytest.raises(DemonError, match=r"E_ENGINE_BUILD: .*no_weight"):
         build_engine(exported("fp32"), tmp_path / "e", axes, compute_capabilities=["SM89"], refittable=["no_weight"])
 
 

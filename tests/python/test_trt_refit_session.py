@@ -22,6 +22,7 @@ from engine_server.session import Session
 from engine_server.tracks.lora_catalogue import LoraCatalogue
 from engine_server.types import Audio
 from shared_protocol.errors import DemonError
+from tests.bench.refit import measure
 from trt_engines import open_engines
 from trt_engines.engine_folder import ENGINE, METADATA
 from trt_engines.export_decoder import refit_weights
@@ -209,6 +210,14 @@ def test_bases_are_the_weights_of_the_file_whatever_type_the_rest_computes_in(ma
     half = load_checkpoint(str(tiny_folder), device="cpu", dtype="bfloat16", backend="tensorrt", engine=str(tmp_path))
     own = session.checkpoint.transformer.state_dict()
     assert all(torch.equal(part, own[name]) for name, part in half.transformer.state_dict().items())
+
+
+def test_what_it_costs_can_be_measured(session, lora_file):
+    lora = session.apply_lora(lora_file(1))
+    figures = measure(session, lora, seconds=FRAMES / 25, ticks=3)
+    assert set(figures) == {"tick", "longest", "tick_moving", "longest_moving", "heard", "heard_late"}
+    assert figures["heard_late"] >= figures["heard"] > 0
+    assert session.checkpoint.decoder.heard.is_near(session.loras.mix())
 
 
 def test_a_refit_that_fails_is_told_by_the_generation_that_needs_it(session, machine, one, lora_file):
