@@ -34,7 +34,7 @@ class RefitEngine:
         """Raises DemonError `E_ENGINE_FILE` if TensorRT cannot write all of the weights that a LoRA may change."""
         self.program = program
         self.mix: Mix | None = BARE
-        """What it computes with; None while that is not known."""
+        """What it computes with; None while that is not known, or of no use."""
         self._weights = weights
         self._rebuild = rebuild
         self._held: dict[str, UnitShares | None] = {}
@@ -46,6 +46,7 @@ class RefitEngine:
     def retire(self) -> None:
         """It has played its last for now. On the thread that played it; the host waits for nothing."""
         self._wait = self.program.order.mark()
+        self.mix = None  # which would keep the factors of LoRAs that are taken out
 
     def refit(self, mix: Mix, forms: Forms) -> None:
         """Write what differs from a mix, and be ready for the forms that the other engine runs. Waits until it is done.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of an engine with LoRAs merged into them: to the bit what `export_decoder` would have written of such a checkpoint.
+"""The weights of an engine with LoRAs merged into them: what `export_decoder` would have written of such a checkpoint.
 
-They are made of the checkpoint's own weights each time, never of what an engine holds: merged, in float32, in the type that the
-engine's recipe has for that Linear, and in FP8 with the scales that belong to them.
+They are made of the checkpoint's own weights each time, never of what an engine holds: merged in float32, where the device rounds
+sums in its own order, then cast to the type that the engine's recipe has for that Linear, or in FP8 quantised with their scales.
+Without LoRAs they are what the engine was built with, to the bit.
 """
 
 from __future__ import annotations

@@ -208,9 +208,8 @@ def _load(
     is_wider = int(transformer.config.hidden_size) != condition_width
     timbre_cls_token = is_wider if settings.timbre_cls_token is None else settings.timbre_cls_token
     adapters = AdapterBank()
-    if run is None:
-        adapters.to(place.device, place.dtype)
-    else:
+    adapters.to(place.device, place.dtype if run is None else torch.float32)
+    if run is not None:
         run.adapt(transformer, place.device)
     try:
         choice = choose_backend(backend, device=place.device)

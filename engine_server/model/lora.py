@@ -84,7 +84,10 @@ class AdapterSnapshot:
         total = weight.to(torch.float32, copy=True)
         for adapter in self._adapters:
             if name in adapter.exact and values[adapter.place] != 0.0:
-                down, up = (factor.to(total) for factor in adapter.exact[name])
+                active = adapter.active[name]
+                # Where it lost nothing, it need not be uploaded again.
+                pair = active if active[0].dtype == torch.float32 else adapter.exact[name]
+                down, up = (factor.to(total) for factor in pair)
                 total.addmm_(up, down, alpha=values[adapter.place])
         return total.to(weight.dtype)
 

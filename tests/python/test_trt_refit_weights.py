@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from device_rig import GPU, hidden, simulated_gpu
 from refit_rig import exported, factors, merged, mixed
 from trt_rig import decoder, inputs, largest_inputs
 from trt_simulation import CPU
@@ -94,6 +95,26 @@ def test_another_lora_in_the_place_of_one_that_was_removed_is_another_mix(model,
     bank.remove(1)
     assert bank.add(factors(model, seed=3, names=lambda name: "attn" in name)) == 1
     assert not mixed(bank, _1=0.5).is_near(before)
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp8"])
+def test_on_a_gpu_they_are_the_same_and_a_fader_that_moves_uploads_nothing(model, bank, name, monkeypatch):
+    recipe, unit = RECIPES[name], "layers.1.self_attn.to_v"
+    expected = MergedWeights(model, recipe, CPU).of(unit, mixed(bank, _0=0.2, _1=1.5))
+    with simulated_gpu(monkeypatch) as gpu:
+        bank.to(GPU, torch.float32)
+        weights = MergedWeights(model, recipe, GPU)
+        weights.of(unit, mixed(bank, _0=0.7))
+        before = gpu.waits
+        got = weights.of(unit, mixed(bank, _0=0.2, _1=1.5))
+        assert gpu.waits == before
+        assert all(array.is_cuda for array in got.values())
+        assert {key: array.float().tolist() for key, array in hidden(got).items()} == {
+            key: array.float().tolist() for key, array in expected.items()
+        }
+        weights.keep_only(mixed(bank))
+        weights.of(unit, mixed(bank))
+        assert gpu.slow_uploads[-1] == tuple(expected[f"{unit}.weight"].shape), "what nothing adapts is not kept"
 
 
 def test_the_second_timestep_is_one_unit_whichever_of_its_linears_is_adapted(model):
