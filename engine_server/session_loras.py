@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -54,6 +55,7 @@ class SessionLoras:
         self._streams: weakref.WeakSet[StreamHandle] = weakref.WeakSet()
         """The open streams, which hear every change at their next tick."""
         self._applied: list[str] = []
+        self._sharing = threading.Lock()
 
     def apply_lora(self, path: str | Path, scale: float = 1.0) -> str:
         """Put a LoRA on top of those that are applied; its id. Heard by every stream at its next tick.
@@ -116,9 +118,9 @@ class SessionLoras:
         return None if self._written is None else partial(self._written.settle, exact=is_exact)
 
     def _share_strengths(self) -> None:
-        if self._written is not None:
-            if self._written.lora_refusal is None:
+        with self._sharing:  # else what one thread has read could be told after what another one has set since
+            if self._written is None:
+                for stream in list(self._streams):
+                    stream.set_adapters(self.row_strengths())
+            elif self._written.lora_refusal is None:
                 self._written.ask(self.loras.mix())
-            return
-        for stream in list(self._streams):
-            stream.set_adapters(self.row_strengths())

@@ -212,6 +212,25 @@ def test_bases_are_the_weights_of_the_file_whatever_type_the_rest_computes_in(ma
     assert all(torch.equal(part, own[name]) for name, part in half.transformer.state_dict().items())
 
 
+def test_of_two_threads_that_set_a_strength_the_last_one_is_heard(session, lora_file, monkeypatch):
+    lora = session.apply_lora(lora_file(1), 0.1)
+    read = session.loras.mix
+    later = threading.Thread(target=session.set_lora_strength, args=(lora, 0.9))
+
+    def read_and_dawdle():
+        mix = read()
+        monkeypatch.setattr(session.loras, "mix", read)
+        later.start()
+        later.join(0.5)  # as far as it gets
+        return mix
+
+    monkeypatch.setattr(session.loras, "mix", read_and_dawdle)
+    session.set_lora_strength(lora, 0.5)
+    later.join(PATIENCE_S)
+    session.checkpoint.decoder.settle(exact=True)
+    assert session.checkpoint.decoder.heard.is_same(read())
+
+
 def test_what_it_costs_can_be_measured(session, lora_file):
     lora = session.apply_lora(lora_file(1))
     figures = measure(session, lora, seconds=FRAMES / 25, ticks=3)
