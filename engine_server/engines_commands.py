@@ -52,6 +52,9 @@ def build(
         Literal["mixed", "bf16", "fp16", "fp32", "fp8"],
         typer.Option(help="Of the decoder's arithmetic and weights; `demon engines precision` compares them."),
     ] = "mixed",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="A decoder that hears LoRAs: built where its GPU is, and loaded twice.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be built, and build nothing.")] = False,
     force_rebuild: Annotated[bool, typer.Option("--force-rebuild", help="Also what is up to date.")] = False,
     force_onnx: Annotated[
@@ -88,6 +91,7 @@ def build(
             has_decoder=not vae_only,
             has_vae=not decoder_only,
             precision=precision,
+            is_refittable=refit,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

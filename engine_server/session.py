@@ -22,7 +22,7 @@ from engine_server.diffusion.request import SlotRequest
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
 from engine_server.model.auto_backend import load_chosen
-from engine_server.model.backends import AUTO, DEAF_TO_LORAS, EAGER, NO_LORAS
+from engine_server.model.backends import AUTO, EAGER, TENSORRT
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.codec import Codec, with_backend
@@ -88,7 +88,8 @@ class Session(SessionAudio, SessionLoras):
         codec = self._codec_by(EAGER if vae_backend == AUTO else vae_backend, model, checkpoint)
         SessionAudio.__init__(self, checkpoint, codec, vae_window)
         library = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
-        SessionLoras.__init__(self, library, refusal=NO_LORAS if self.backend.backend in DEAF_TO_LORAS else None)
+        run: Any = checkpoint.decoder
+        SessionLoras.__init__(self, library, run if self.backend.backend == TENSORRT else None)
 
     def _codec_by(self, backend: str, model: str, checkpoint: Checkpoint) -> Codec:
         """The checkpoint's codec, run by a backend."""
@@ -253,6 +254,7 @@ class Session(SessionAudio, SessionLoras):
             dcw=dcw,
             batch=DEFAULT_BATCH,
             device=self.checkpoint.placement.device,
+            before_tick=self._settles(is_exact=admission == Admission.QUEUE),
         )
         handle = StreamHandle(
             self,
@@ -268,7 +270,7 @@ class Session(SessionAudio, SessionLoras):
             **modulation,
         )
         self._streams.add(handle)
-        handle.set_adapters(self._strengths())
+        handle.set_adapters(self.row_strengths())
         return handle
 
     def slot_request(
@@ -285,7 +287,7 @@ class Session(SessionAudio, SessionLoras):
             null=self.null_conditioning(conditioning),
             context=self.checkpoint.structure.cover_context(structure.frames),
             tokens=self.checkpoint.settings.condition_tokens,
-            adapters=None if loras is None else self._strengths(loras),
+            adapters=None if loras is None else self.row_strengths(loras),
             **parts,
         )
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,20 @@ SEEDS = 1 << 64
 
 
 class SharedControls(StreamPipeline):
-    """The stream's pipeline, its step-time controls under the Session's names."""
+    """The stream's pipeline, its step-time controls under the Session's names.
+
+    before_tick: called by the thread that ticks. What it raises is the tick's, which then has not begun.
+    """
+
+    def __init__(self, *parts: Any, before_tick: Callable[[], None] | None = None, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self._before_tick = before_tick
+
+    def tick(self) -> list[Completion]:
+        """See `StreamPipeline.tick`."""
+        if self._before_tick is not None:
+            self._before_tick()
+        return super().tick()
 
     def set_shared_curve(self, name: str, value: Any) -> None:
         """See `StreamPipeline.set_shared_curve`; `ode_noise_curve` and the like are taken as well as the sampler's own names.

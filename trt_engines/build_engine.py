@@ -9,7 +9,7 @@ for the GPU that it runs on, and for no other.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from trt_engines.targets import capabilities, check_capabilities
 from trt_engines.tensorrt_library import TensorRt
 from trt_engines.unfinished import unfinished
 
+NEEDS_GPU = ". An engine whose weights can be written (--refit) builds only on a machine with the GPU that it is for"
+
 
 def build_engine(
-    onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str], is_refittable: bool = False
+    onnx: Path, engine: Path, axes: Axes, *, compute_capabilities: Sequence[str], refittable: Iterable[str] = ()
 ) -> int:
     """Build an engine of an ONNX file, write it whole or not at all, and return its size in bytes. Takes seconds to minutes.
 
     axes: a span for each dynamic axis, see `profiles.py`. compute_capabilities: names such as "SM89", one at least; a library
-    that builds only for the GPU that it runs on leaves them aside (see `targets.py`). is_refittable: whether weights may be
-    exchanged later, for which TensorRT-RTX 1.7 wants a GPU here.
+    that builds only for the GPU that it runs on leaves them aside (see `targets.py`). refittable: names of the weights that can
+    be written into the engine, for which TensorRT-RTX 1.7 wants a GPU here; of all others it may make whatever is fastest.
 
     Raises DemonError: `E_BACKEND` without TensorRT, `E_ONNX` as `parse_network`, `E_FIELD` for axes that are
     not the network's or beyond what it was exported for, and for unknown compute capabilities, `E_ENGINE_BUILD` with what
@@ -39,8 +41,7 @@ def build_engine(
     builder = parsed.builder
     config = builder.create_builder_config()
     _aim(config, parsed.library, compute_capabilities)
-    if is_refittable:
-        config.set_flag(parsed.library.module.BuilderFlag.REFIT)
+    can_be_written = _mark(parsed, config, refittable)
     profile = builder.create_optimization_profile()
     _check_limits(axes, size_limits(onnx))
     for name, shapes in _shapes(parsed, axes).items():
@@ -52,7 +53,7 @@ def build_engine(
         raise DemonError(
             "E_ENGINE_BUILD",
             f"{onnx} does not build: {parsed.library.take_errors()}. Build with another --precision or a shorter --duration, or "
-            f"use the eager backend",
+            f"use the eager backend{NEEDS_GPU if can_be_written else ''}",
         )
     return _write(engine, memoryview(plan))
 
@@ -65,6 +66,18 @@ def _aim(config: Any, library: TensorRt, names: Sequence[str]) -> None:
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         config.set_compute_capability(known[name], index)
+
+
+def _mark(parsed: ParsedNetwork, config: Any, names: Iterable[str]) -> bool:
+    """Whether any weight can be written."""
+    can_be_written = False
+    for name in names:
+        can_be_written = True
+        if not parsed.network.mark_weights_refittable(name):
+            raise DemonError("E_ENGINE_BUILD", f"TensorRT does not let {name} be written into an engine")
+    if can_be_written:
+        config.set_flag(parsed.library.module.BuilderFlag.REFIT_INDIVIDUAL)
+    return can_be_written
 
 
 def _check_limits(axes: Axes, limits: Limits) -> None:

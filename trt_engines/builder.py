@@ -47,7 +47,11 @@ def build(
             tell(f"{kind.name}: building for {machine.compute_capability}")
             names = machine.compute_capability.split(",")
             size = build_engine(
-                onnx, built / ENGINE, kind.axes, compute_capabilities=names, is_refittable=kind.is_refittable
+                onnx,
+                built / ENGINE,
+                kind.axes,
+                compute_capabilities=names,
+                refittable=refit_weights(checkpoint.transformer, RECIPES[kind.precision]) if kind.is_refittable else (),
             )
             note = Metadata(
                 schema=SCHEMA,

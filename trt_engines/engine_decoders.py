@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine_server.diffusion.decoder import Encoded
+from engine_server.model.backends import NO_LORAS
 from trt_engines.engine_decoder import EngineDecoder
 from trt_engines.engine_file import EngineFile
 from trt_engines.forward_plan import DecoderSizes
@@ -34,6 +37,14 @@ class EngineDecoders:
     def precision(self) -> str:
         """The name of the engines' recipe."""
         return self._loaded[0].precision
+
+    @property
+    def lora_refusal(self) -> str:
+        """Why they hear no LoRA: their weights cannot be written."""
+        return self._loaded[0].lora_refusal or NO_LORAS
+
+    def adapt(self, transformer: Any, device: torch.device) -> None:
+        """Nothing: see `EngineDecoder.adapt`."""
 
     def encode(self, states: Tensor, mask: Tensor, adapters: Tensor | None = None) -> Encoded:
         """See `EngineDecoder.encode`: the same for all of them."""

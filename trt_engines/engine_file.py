@@ -43,9 +43,9 @@ class EngineFile:
         except (KeyError, DemonError) as error:
             raise self._not_what_was_built(f"its note has no sizes for axis {axis} of {name}") from error
 
-    def command(self, *, least_s: float = 0.0) -> str:
-        """What builds it anew, or one like it for at least so many seconds."""
-        return _command(self.wanted, self.note, least_s)
+    def command(self, *, least_s: float = 0.0, is_refittable: bool | None = None) -> str:
+        """What builds it anew, or one like it for at least so many seconds, or one that hears LoRAs."""
+        return _command(self.wanted, self.note, least_s, is_refittable)
 
     def check(self, machine: Machine) -> None:
         """Raise DemonError `E_ENGINE_STALE` if it is for another machine, or by another TensorRT, with what builds it."""
@@ -98,9 +98,13 @@ def find_engine(path: str | Path, wanted: Wanted) -> EngineFile:
     return EngineFile(file, wanted, note)
 
 
-def _command(wanted: Wanted, note: Metadata | None = None, least_s: float = 0.0) -> str:
+def _command(
+    wanted: Wanted, note: Metadata | None = None, least_s: float = 0.0, is_refittable: bool | None = None
+) -> str:
     precision: Precision = DEFAULT_PRECISION if note is None else note.precision
     length = None if note is None else re.search(r"_(\d+)s$", note.name)
     wish = max(least_s, DURATIONS_S[0] if length is None else int(length[1]))
     seconds = next((one for one in DURATIONS_S if one >= wish), DURATIONS_S[-1])
-    return build_command(wanted.checkpoint, wanted.component, seconds, precision)
+    if is_refittable is None:
+        is_refittable = note is not None and note.is_refittable
+    return build_command(wanted.checkpoint, wanted.component, seconds, precision, is_refittable=is_refittable)

@@ -63,6 +63,11 @@ class EngineKind:
     axes: Axes
     """The sizes that it takes."""
 
+    @property
+    def most_frames(self) -> int:
+        """The longest that it takes."""
+        return round(self.duration_s * FRAMES_PER_SECOND)
+
 
 def decoder_kind(
     model: ModelShape, duration_s: int, *, precision: Precision = DEFAULT_PRECISION, is_refittable: bool = False
@@ -112,10 +117,12 @@ def window_decode_kind() -> EngineKind:
     return _decode("1s_fixed", Span(WINDOW_FRAMES, WINDOW_FRAMES, WINDOW_FRAMES))
 
 
-def build_command(checkpoint: str, component: Component, seconds: int, precision: Precision) -> str:
+def build_command(
+    checkpoint: str, component: Component, seconds: int, precision: Precision, *, is_refittable: bool = False
+) -> str:
     """What builds an engine for up to so many seconds, one of DURATIONS_S, for the GPU that it is run on."""
     which = "--decoder-only" if component == "decoder" else "--vae-only"
-    recipe = f" --precision {precision}" if component == "decoder" else ""
+    recipe = f" --precision {precision}{' --refit' * is_refittable}" if component == "decoder" else ""
     return f"demon engines build --checkpoint {shlex.quote(checkpoint)} {which} --duration {seconds}{recipe}"
 
 

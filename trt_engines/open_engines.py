@@ -40,7 +40,10 @@ class OpenEngines:
         self._device = device
 
     def decoder(self, path: str | Path) -> EngineDecoder:
-        """The decoder of an engine's file. Raises DemonError: see `find_engine`, `machine_here` and `load_engine`."""
+        """The decoder of an engine's file, which is loaded twice if its weights can be written: see `refit_worker.py`.
+
+        Raises DemonError: see `find_engine`, `machine_here` and `load_engine`.
+        """
         return self._decoder(self._find(path, "decoder"))
 
     def look(self, layout: Layout) -> list[OwnEngine]:
@@ -76,7 +79,8 @@ class OpenEngines:
         return EngineCodec(codec, encoder, decoder, encoder_frames=frames, fixed_span=fixed)
 
     def _decoder(self, file: EngineFile) -> EngineDecoder:
-        return EngineDecoder(self._program(file), DecoderSizes.of(file))
+        spare = self._program(file) if file.note.is_refittable else None
+        return EngineDecoder(self._program(file), DecoderSizes.of(file), spare)
 
     def _find(self, path: str | Path, component: Component) -> EngineFile:
         return find_engine(path, Wanted(component, self._checkpoint, self._hash))

@@ -26,7 +26,12 @@ EAGER, COMPILE, TENSORRT = RUNNING = ("eager", "compile", "tensorrt")
 BACKENDS = (AUTO, *RUNNING)
 QUANTIZATIONS = ("int8", "fp8")
 DEAF_TO_LORAS = (TENSORRT,)
-NO_LORAS = "a TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
+"""Those whose rows have no strengths of LoRAs of their own, as tracks and requests do."""
+NO_LORAS = "this TensorRT engine has its weights built in, and hears no LoRA; use the eager or the compile backend"
+ONE_MIX = (
+    "a TensorRT engine has one set of weights for all that it computes, so no request, track or node has strengths of LoRAs of "
+    "its own; set those of the session (Session.set_lora_strength), or use the eager or the compile backend"
+)
 QUANTIZED_ENGINE = (
     "an engine has the types that it was built with; name no quantization (fp8 is one of `demon engines build`)"
 )

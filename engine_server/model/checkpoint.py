@@ -154,12 +154,14 @@ def _load(
     # Before minutes are spent on weights that nothing would run.
     opened = open_engines(files, place) if choice.backend == "tensorrt" else None
     run = None if opened is None else _engine_of(files, opened, engine)
+    # LoRAs are merged with what an engine was built of: the weights as their file has them.
+    merged = None if run is None else "transformer"
     modules = {
         part: build(
             part,
             layout.parts[part],
-            device=torch.device("cpu") if run is not None and part == "transformer" else place.device,
-            dtype=torch.float32 if part in TOKENIZERS else place.dtype,
+            device=torch.device("cpu") if part == merged else place.device,
+            dtype=torch.float32 if part in TOKENIZERS else None if part == merged else place.dtype,
         )
         for part in needed
     }
@@ -169,7 +171,9 @@ def _load(
     is_wider = int(transformer.config.hidden_size) != condition_width
     timbre_cls_token = is_wider if settings.timbre_cls_token is None else settings.timbre_cls_token
     adapters = AdapterBank()
-    adapters.to(place.device, place.dtype)
+    adapters.to(place.device, place.dtype if run is None else torch.float32)
+    if run is not None:
+        run.adapt(transformer, place.device)
     try:
         decoder = make_decoder(
             transformer,

@@ -92,11 +92,12 @@ def read_layout(folder: Path, companions: Path | None = None) -> Layout:
     )
 
 
-def build(name: str, part: Part, *, device: torch.device, dtype: torch.dtype) -> Any:
+def build(name: str, part: Part, *, device: torch.device, dtype: torch.dtype | None) -> Any:
     """A module of `MODULES` with exactly the weights of `part`: every tensor of it filled, none left over.
 
-    Its parameters take `dtype`; buffers, which are latents, are float32. Raises DemonError: `E_CHECKPOINT_KEYS` for a tensor
-    that is missing, left over or of another shape, `E_CHECKPOINT_LAYOUT` for a configuration that describes no module.
+    Its parameters take `dtype`, or with None each that of its file; buffers, which are latents, are float32. Raises DemonError:
+    `E_CHECKPOINT_KEYS` for a tensor that is missing, left over or of another shape, `E_CHECKPOINT_LAYOUT` for a configuration
+    that describes no module.
     """
     try:
         with no_init_weights():
@@ -113,7 +114,7 @@ def build(name: str, part: Part, *, device: torch.device, dtype: torch.dtype) ->
     for key, tensor in _read_tensors(part):
         if tuple(tensor.shape) != wanted[key]:
             misshapen.append(f"{key} {tuple(tensor.shape)} instead of {wanted[key]}")
-        tensors[key] = tensor.to(device, dtype if key in parameters else torch.float32)
+        tensors[key] = tensor.to(device, (dtype or tensor.dtype) if key in parameters else torch.float32)
     check_keys(name, misshapen=misshapen)
     module.load_state_dict(tensors, assign=True)
     return module.to(device).eval().requires_grad_(False)

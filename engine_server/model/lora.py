@@ -19,6 +19,8 @@ Pair = tuple[Tensor, Tensor]
 """`(down [r, in], up [out, r])` of one Linear, with alpha / rank already multiplied into `up`."""
 Branches = Sequence[tuple[int, Pair]]
 """`(place, pair)` of every adapter of one Linear; `place` is the adapter's column among the strengths."""
+Share = tuple[tuple[int, float], ...]
+"""`(number, strength)` of every adapter that one Linear hears, oldest first; strengths of 0 are left out."""
 Shapes = Mapping[str, tuple[int, int]]
 """`(out, in)` of every Linear that adapters can change, by its module path in diffusers' transformer."""
 
@@ -35,6 +37,8 @@ def linear_shapes(transformer: torch.nn.Module) -> dict[str, tuple[int, int]]:
 @dataclass(frozen=True)
 class _Adapter:
     place: int
+    number: int
+    """Which one it is of all that the bank ever had; places are used again, numbers are not."""
     exact: Mapping[str, Pair]
     """As it was added: what weights are composed of."""
     active: Mapping[str, Pair]
@@ -80,9 +84,26 @@ class AdapterSnapshot:
         total = weight.to(torch.float32, copy=True)
         for adapter in self._adapters:
             if name in adapter.exact and values[adapter.place] != 0.0:
-                down, up = (factor.to(total) for factor in adapter.exact[name])
+                active = adapter.active[name]
+                # Where it lost nothing, it need not be uploaded again.
+                pair = active if active[0].dtype == torch.float32 else adapter.exact[name]
+                down, up = (factor.to(total) for factor in pair)
                 total.addmm_(up, down, alpha=values[adapter.place])
         return total.to(weight.dtype)
+
+    def shares(self, strengths: Tensor) -> dict[str, Share]:
+        """What each Linear is changed by at these strengths `[A]`; Linears that nothing changes are left out.
+
+        Where two shares are equal, `compose` gives the same bits. Raises ValueError for strengths of another length.
+        """
+        if strengths.shape != (self.size,):
+            raise ValueError(f"strengths: expected [{self.size}], got {list(strengths.shape)}")
+        values, shares = strengths.tolist(), dict[str, Share]()
+        for adapter in self._adapters:
+            if values[adapter.place] != 0.0:
+                for name in adapter.exact:
+                    shares[name] = (*shares.get(name, ()), (adapter.number, values[adapter.place]))
+        return shares
 
 
 class AdapterBank:
@@ -96,6 +117,7 @@ class AdapterBank:
     def __init__(self) -> None:
         self._changing = threading.Lock()
         self._home = (torch.device("cpu"), torch.float32)
+        self._added = 0
         self._snapshot = AdapterSnapshot((), 0, 0)
 
     @property
@@ -144,7 +166,8 @@ class AdapterBank:
             held = self._snapshot
             places = {adapter.place for adapter in held._adapters}
             place = next(place for place in range(held.size + 1) if place not in places)
-            self._publish((*held._adapters, _Adapter(place, exact, active)), max(held.size, place + 1))
+            self._added += 1
+            self._publish((*held._adapters, _Adapter(place, self._added, exact, active)), max(held.size, place + 1))
         return place
 
     def remove(self, place: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engine_server.model.lora import AdapterBank, Shapes
 from engine_server.model.lora_files import FOLDER_FILES, LoraHeader, content_hash, lora_file, read_header, read_lora
+from engine_server.model.lora_mix import Mix
 from shared_protocol.errors import DemonError
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "loras"
@@ -194,6 +195,13 @@ class LoraLibrary:
                 _check_strength(lora, strength)
                 by_place[self._enabled(lora)[1]] = strength
             return self._bank.strengths(by_place)
+
+    def mix(self) -> Mix:
+        """The bank as it is now, with the default strengths; a LoRA that is still being read is silent."""
+        with self._lock:
+            held = self._bank.snapshot
+            by_place = {known.place: known.strength for known in self._known.values() if known.place is not None}
+            return Mix(held, held.strengths(by_place))
 
     def _look_up(self, lora: str) -> _Known:
         if lora not in self._known:

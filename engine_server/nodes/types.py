@@ -35,8 +35,9 @@ class ModelHandle:
         """With a LoRA, named by its id or its file, at a strength.
 
         The session loads it at strength 0, so that no other wire hears it, and keeps it until it is closed. Raises DemonError,
-        see `LoraLibrary`.
+        see `LoraLibrary`, and `SessionLoras.check_own_strengths`.
         """
+        self.session.check_own_strengths()
         library = self.session.loras
         known = {entry.id: entry for entry in library.entries()}
         name = lora if lora in known else library.register(Path(lora))
@@ -52,8 +53,7 @@ class ModelHandle:
 
     def strengths(self) -> Tensor | None:
         """Strengths `[A]` of the session's LoRAs on this wire, None if it has none. Raises DemonError for one taken out since."""
-        strengths = self.session.loras.strengths(dict(self.loras))
-        return strengths if len(strengths) else None
+        return self.session.row_strengths(dict(self.loras) or None)
 
 
 @dataclass(frozen=True, eq=False)

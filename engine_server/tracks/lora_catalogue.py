@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from engine_server.folders import data_folder
+from engine_server.model.backends import ONE_MIX
 from engine_server.model.checkpoint import Checkpoint
 from engine_server.model.checkpoint_files import EMBEDDED
 from engine_server.model.lora import linear_shapes
@@ -42,6 +43,7 @@ class LoraCatalogue:
 
     def __init__(self, checkpoint: Checkpoint, folders: Sequence[Path] = ()) -> None:
         self._library = LoraLibrary(checkpoint.adapters, linear_shapes(checkpoint.transformer))
+        self._refusal = ONE_MIX if checkpoint.backend.startswith("tensorrt") else None
         self._folders = tuple(folders)
         self._ids: dict[str, str] = {}
         self._refused: set[str] = set()
@@ -77,7 +79,9 @@ class LoraCatalogue:
         return found[0]
 
     def enable(self, digest: str) -> None:
-        """Make a LoRA usable. Raises DemonError `E_LORA` if no file of the folders has that content."""
+        """Make a LoRA usable. Raises DemonError `E_LORA` if no file of the folders has that content, or tracks can have none."""
+        if self._refusal is not None:
+            raise DemonError("E_LORA", f"{digest}: {self._refusal}")
         if digest not in self._ids:
             self.refresh()
         if digest not in self._ids:

@@ -323,7 +323,10 @@ def test_two_processes_that_start_together_measure_once_and_agree(home, tiny_fol
 
 def test_int8_linears_need_no_measuring(own, tiny_folder, times):
     checkpoint = load(tiny_folder, quantization="int8", device="cpu")
-    assert checkpoint.choice.reason == "eager: with int8 Linears auto measures nothing; name another backend if it is to be one"
+    assert (
+        checkpoint.choice.reason
+        == "eager: with int8 Linears auto measures nothing; name another backend if it is to be one"
+    )
     assert times["tried"] == []
 
 

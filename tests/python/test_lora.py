@@ -203,6 +203,16 @@ def test_composed_weights_are_summed_in_float32_and_cast_once(layers):
     assert (composed != exact.bfloat16()).float().mean() < 0.02  # the sum may round the other way once in a while
 
 
+def test_composing_takes_the_exact_factors_whatever_the_banks_type(layers):
+    def composed(dtype):
+        bank = AdapterBank()
+        bank.to("cpu", dtype)
+        bank.add(adapter(1))
+        return bank.compose("gate_proj", layers.gate_proj.weight, torch.tensor([0.7]))
+
+    assert torch.equal(composed(torch.bfloat16), composed(torch.float32))
+
+
 def test_composing_with_strength_0_copies_the_weight_exactly(layers):
     bank = AdapterBank()
     bank.add(adapter(1))

@@ -114,7 +114,7 @@ def test_without_room_for_one_row_it_is_said_what_to_do(engine):
     with pytest.raises(DemonError, match=r"no room for 1 row.*nvidia-smi.*eager") as raised:
         rig(rig.case(4, 40, 16))
     assert raised.value.code == "E_MEMORY"
-    assert rig.scratch.size == 0
+    assert rig.scratch.block.nbytes == 0
 
 
 def test_a_form_whose_buffers_have_no_room_leaves_no_scratch_behind(rig, monkeypatch):
@@ -134,14 +134,14 @@ def test_a_form_whose_buffers_have_no_room_leaves_no_scratch_behind(rig, monkeyp
 
 def test_engines_share_one_scratch_as_large_as_the_greatest_need(rig):
     rig(rig.case(1, 40, 16))
-    before = rig.scratch.size
+    before = rig.scratch.block.nbytes
     other = EngineProgram(rig.engine, rig.library, rig.scratch, name="other")
     shapes = {name: tuple(part.shape) for name, part in rig.case(4, 40, 16).items()}
     other.bind(shapes).run()
     assert before == 1000
-    assert rig.scratch.size == 4000
+    assert rig.scratch.block.nbytes == 4000
     rig(rig.case(1, 40, 16))  # whose context has to be told where the scratch is now
-    assert rig.scratch.size == 4000
+    assert rig.scratch.block.nbytes == 4000
 
 
 def test_a_lora_is_refused_with_what_hears_it(rig):

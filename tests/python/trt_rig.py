@@ -101,20 +101,25 @@ def largest_inputs(model, cases):
     return dict(largest)
 
 
-def built_decoder(folder, model, *, checkpoint_hash, name="fp32"):
-    """The folder, in which there now is a decoder's engine for two kinds of GPU, with its note."""
+def built_decoder(folder, model, *, checkpoint_hash, name="fp32", gpus=("SM89", "SM120"), is_refittable=False):
+    """The folder, in which there now is a decoder's engine for some kinds of GPU, with its note."""
     # Here, because without the extra `trt` the rest of this module is of use, too.
     from trt_engines.build_engine import build_engine
-    from trt_engines.export_decoder import export_decoder
+    from trt_engines.export_decoder import export_decoder, refit_weights
 
     axes = decoder_axes(Span(1, 2, 4), Span(32, 40, MAX_FRAMES), Span(16, 16, 64))
     onnx = folder.with_suffix(".onnx")
-    export_decoder(model, onnx, recipe=RECIPES[name], max_frames=MAX_FRAMES)
-    size = build_engine(onnx, folder / ENGINE, axes, compute_capabilities=["SM89", "SM120"])
+    recipe = RECIPES[name]
+    largest = largest_inputs(model, [inputs(model, 2, 40, 16)]) if recipe.needs_calibration else {}
+    export_decoder(model, onnx, recipe=recipe, max_frames=MAX_FRAMES, largest_inputs=largest)
+    written = refit_weights(model, recipe) if is_refittable else ()
+    size = build_engine(onnx, folder / ENGINE, axes, compute_capabilities=gpus, refittable=written)
     library = load_tensorrt()
-    machine = Machine(library.name, library.version, "SM89,SM120")
+    machine = Machine(library.name, library.version, ",".join(gpus))
     note = engine_note(f"decoder_{name}_b4_60s", axes, precision=name, machine=machine, checkpoint_hash=checkpoint_hash)
-    whole = msgspec.structs.replace(note, engine_hash=file_hash(folder / ENGINE), engine_bytes=size)
+    whole = msgspec.structs.replace(
+        note, engine_hash=file_hash(folder / ENGINE), engine_bytes=size, is_refittable=is_refittable
+    )
     write_metadata(folder / METADATA, whole)
     return folder
 
