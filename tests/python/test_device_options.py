@@ -89,7 +89,7 @@ def test_an_engine_that_is_loaded_anew_keeps_the_backend_that_auto_took(monkeypa
         return SimpleNamespace(checkpoint=SimpleNamespace(choice=Choice("compile", "measured")))
 
     monkeypatch.setattr(cli, "load_engine", load_engine)
-    monkeypatch.setattr(warm_up_module, "warm_up", lambda _: None)
+    monkeypatch.setattr(warm_up_module, "warm_up", lambda *_: None)
     monkeypatch.setattr(serve_engine_module, "serve_engine", lambda _, load, **__: [load() for _ in range(3)])
     demon("serve", "--endpoint", "tcp://127.0.0.1:*")
     assert asked == ["auto", "compile", "compile"]

@@ -92,7 +92,7 @@ def test_one_that_was_cut_short_is_built_again(tensorrt, own, tiny_folder):
     own.file().write_bytes(b"a")
     _, (status, detail, advice) = told(check_tensorrt(looked_at(tiny_folder)))
     assert status is WARN
-    assert detail == f"{own.file()} is not what was built"
+    assert detail == f"{own.file()} is not what was built: it has 1 bytes, and 9 were built"
     assert advice == f"{build(tiny_folder)} --force-rebuild"
 
 
@@ -100,7 +100,7 @@ def test_a_gpu_that_this_tensorrt_does_not_build_for_is_told(tensorrt, tiny_fold
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     first = check_tensorrt(looked_at(tiny_folder))[0]
     assert first.status is WARN
-    assert first.detail == "tensorrt_rtx 1.7.1 builds for SM120, SM89, and this GPU is SM90"
+    assert first.detail == "tensorrt_rtx 1.7.1 builds for SM89, SM120, and this GPU is SM90"
 
 
 def test_the_choice_is_told_and_nothing_is_measured_for_that(tensorrt, own, tiny_folder, times):

@@ -189,5 +189,5 @@ def test_a_full_disk_is_told_before_anything_is_done(home, tiny_folder, monkeypa
 
 
 def test_a_decoder_that_hears_loras_is_another_engine(home, tiny_folder):
-    said = run("--checkpoint", tiny_folder, "--decoder-only", "--refit", "--for", "SM90", "--dry-run")
+    said = run("--checkpoint", tiny_folder, "--decoder-only", "--refit", "--for", "SM89", "--dry-run")
     assert "decoder_mixed_refit_b8_60s" in said

@@ -172,21 +172,17 @@ def test_a_longer_clip_than_the_engines_are_for_says_what_to_build(own, tensorrt
     assert caught.value.message.endswith(f"run: {build(tiny_folder, 120)}")
 
 
-def test_a_track_with_a_lora_fails_alone_and_is_told_what_hears_it(own, tensorrt, tiny, tiny_folder, tmp_path):
+def test_a_track_with_a_lora_waits_and_is_told_what_hears_it(own, tensorrt, tiny, tiny_folder, tmp_path):
     own.publish()
-    write_lora(tmp_path / "loras" / "choir.safetensors", tiny) if (tmp_path / "loras").mkdir() is None else None
+    (tmp_path / "loras").mkdir()
+    write_lora(tmp_path / "loras" / "choir.safetensors", tiny)
     engine = Engine(load(tiny_folder), loras=[tmp_path / "loras"])
     config = make_config("strings", 7, loras=[engine.loras.find("choir")])
     deaf = stream(engine.checkpoint, "deaf", config=config, lanes=("lora_1",), loras=engine.loras)
-    engine.tracks[deaf.id] = deaf
-    fed = np.ones((FRAMES, 1), np.float32)
-    deaf.begin(1, kind="stream", start=0, feed_from=0, deliver_from=0, offline=True)
-    deaf.feed(1, 0, music(FRAMES), fed)
-    deaf.finish(1, FRAMES)
-    failures = []
-    while engine.has_work() and not failures:
-        failures += engine.step().failures
-    assert "hears no LoRA; use the eager or the compile backend" in str(failures[0][1])
+    (refusal,) = deaf.sound.missing()
+    assert refusal.code == "E_LORA"
+    assert "use the eager or the compile backend" in refusal.message
+    assert not deaf.sound.is_ready()
     assert offers_loras(str(tiny_folder), [tmp_path / "loras"])
     assert not offers_loras(str(tiny_folder), [tmp_path / "none"])
     assert offers_loras("embedded", [])

@@ -129,7 +129,7 @@ def test_a_form_whose_buffers_have_no_room_leaves_no_scratch_behind(rig, monkeyp
 
     monkeypatch.setattr(torch, "zeros", full)
     torch.testing.assert_close(rig(case), expected, atol=2e-5, rtol=2e-5)
-    assert rig.scratch.size == 1000, "of the form of one row, which there was before"
+    assert rig.scratch.block.nbytes == 1000, "of the form of one row, which there was before"
 
 
 def test_engines_share_one_scratch_as_large_as_the_greatest_need(rig):
