@@ -18,7 +18,7 @@ from torch import nn
 from engine_server.model import fp8_linear
 from engine_server.model.adapter_stack import COLUMNS_STEP
 from engine_server.model.backends import make_decoder
-from engine_server.model.checkpoint import ASSETS
+from engine_server.model.checkpoint_files import ASSETS
 from engine_server.model.dit import DitForward
 from engine_server.model.forms import Form
 from engine_server.model.fp8 import FP8, LARGEST, quantize

@@ -16,7 +16,7 @@ from engine_server.bench.measure import LEAST_ROUNDS, Combination, measure
 from engine_server.bench.models import MODELS, BenchModel, make_codec, random_encoders, random_transformer
 from engine_server.diffusion.ring import DEFAULT_BATCH
 from engine_server.diffusion.rows import RingShape
-from engine_server.model.checkpoint import ASSETS, EMBEDDED
+from engine_server.model.checkpoint_files import ASSETS, EMBEDDED
 from engine_server.model.dit import DitForward
 from engine_server.model.placement import Placement, placement
 
